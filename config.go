@@ -1,0 +1,400 @@
+package bff
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/agglestone/bff/internal/returnto"
+	"github.com/agglestone/bff/internal/seal"
+)
+
+// A checker collects the mistakes in a Config.
+type checker struct{ errs []error }
+
+func (c *checker) add(field, format string, args ...any) {
+	c.errs = append(c.errs, &ConfigError{field, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) err() error { return errors.Join(c.errs...) }
+
+// config checks cfg, fills in the defaults, and sets what b draws from it.
+func (c *checker) config(cfg Config, b *BFF) Config {
+	cfg = clone(cfg)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	c.party(&cfg)
+	redirect := c.redirect(&cfg, b)
+	c.durations(&cfg)
+	c.keys(&cfg, b, redirect)
+	c.paths(&cfg, b)
+	c.browser(&cfg, b, redirect)
+	c.login(&cfg)
+	for i, up := range cfg.Upstreams {
+		t, err := newTarget(up)
+		if err != nil {
+			c.add(fmt.Sprintf("Upstreams[%d]", i), "%v", err)
+			continue
+		}
+		b.upstreams = append(b.upstreams, t)
+	}
+	return cfg
+}
+
+// clone copies what a caller could change later.
+func clone(cfg Config) Config {
+	cfg.Scopes = slices.Clone(cfg.Scopes)
+	cfg.AuthorizationParams = maps.Clone(cfg.AuthorizationParams)
+	cfg.LoginParams = slices.Clone(cfg.LoginParams)
+	cfg.Keys = slices.Clone(cfg.Keys)
+	cfg.SigningAlgs = slices.Clone(cfg.SigningAlgs)
+	cfg.TrustedAudiences = slices.Clone(cfg.TrustedAudiences)
+	cfg.SessionClaims = slices.Clone(cfg.SessionClaims)
+	cfg.Upstreams = slices.Clone(cfg.Upstreams)
+	return cfg
+}
+
+// party checks who the relying party is and how it authenticates.
+func (c *checker) party(cfg *Config) {
+	if cfg.TenantID != "" {
+		if !validTenantID(cfg.TenantID) {
+			c.add("TenantID", "%q is not a tenant ID; copy it from the Agglestone portal", cfg.TenantID)
+		} else if cfg.Issuer == "" {
+			cfg.Issuer = AgglestoneIssuer(cfg.TenantID)
+		}
+	}
+	u, err := url.Parse(cfg.Issuer)
+	if err == nil && cfg.TenantID == "" {
+		cfg.TenantID = tenantOf(u)
+	}
+	if cfg.ClientID == "" {
+		cfg.ClientID = cfg.TenantID
+	}
+	switch {
+	case cfg.Issuer == "" && cfg.TenantID == "":
+		c.add("Issuer", "is empty; set the issuer's URL, or TenantID for Agglestone")
+	case cfg.Issuer == "": // TenantID was reported
+	case strings.HasPrefix(cfg.Issuer, invalidTenant):
+		c.add("Issuer", "AgglestoneIssuer was given %q, which is not a tenant ID; copy it from the Agglestone portal",
+			strings.TrimPrefix(cfg.Issuer, invalidTenant))
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || strings.Contains(cfg.Issuer, "#"):
+		c.add("Issuer", "%q is not an absolute URL without query, fragment and user", cfg.Issuer)
+	case u.Scheme == "https":
+	case u.Scheme == "http" && (isLoopback(u.Hostname()) || cfg.InsecureHTTP):
+	default:
+		c.add("Issuer", "%q is not https; plain http is only for loopback hosts (or set InsecureHTTP on a test network)", cfg.Issuer)
+	}
+	if cfg.ClientID == "" {
+		c.add("ClientID", "is empty; set the client ID that the issuer gave this application")
+	}
+	if strings.ContainsFunc(cfg.ClientID, notVisible) {
+		c.add("ClientID", "%q has spaces, control or non-ASCII characters", cfg.ClientID)
+	}
+	switch cfg.TokenAuthMethod {
+	case "":
+		cfg.TokenAuthMethod = "none"
+		if cfg.ClientSecret != "" {
+			cfg.TokenAuthMethod = "client_secret_basic"
+		}
+	case "client_secret_basic", "client_secret_post":
+		if cfg.ClientSecret == "" {
+			c.add("TokenAuthMethod", "%s needs a ClientSecret", cfg.TokenAuthMethod)
+		}
+	case "none":
+		if cfg.ClientSecret != "" {
+			c.add("TokenAuthMethod", "none leaves ClientSecret unused; remove one of the two")
+		}
+	default:
+		c.add("TokenAuthMethod", "%q is not client_secret_basic, client_secret_post or empty", cfg.TokenAuthMethod)
+	}
+	if cfg.Scopes == nil {
+		cfg.Scopes = []string{"openid", "profile", "email"}
+	}
+	if !slices.Contains(cfg.Scopes, "openid") {
+		cfg.Scopes = append([]string{"openid"}, cfg.Scopes...)
+	}
+	for _, s := range cfg.Scopes {
+		if s == "" || strings.ContainsFunc(s, notVisible) {
+			c.add("Scopes", "%q is not one scope; give each its own element", s)
+		}
+	}
+	algs := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	if cfg.SigningAlgs == nil {
+		cfg.SigningAlgs = algs
+	} else if len(cfg.SigningAlgs) == 0 {
+		c.add("SigningAlgs", "is empty; leave it nil for the default")
+	}
+	for _, a := range cfg.SigningAlgs {
+		if !slices.Contains(algs, a) {
+			c.add("SigningAlgs", "%q is not one of %s", a, strings.Join(algs, " "))
+		}
+	}
+}
+
+// redirect checks RedirectURL and what follows from it.
+func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
+	u, err := url.Parse(cfg.RedirectURL)
+	switch {
+	case cfg.RedirectURL == "":
+		c.add("RedirectURL", "is empty; set the public URL of the callback, such as https://app.example.com/auth/callback")
+		return nil
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		c.add("RedirectURL", "%q is not an absolute http or https URL", cfg.RedirectURL)
+		return nil
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(cfg.RedirectURL, "#"):
+		c.add("RedirectURL", "%q has a user, query or fragment; remove it", cfg.RedirectURL)
+		return nil
+	case !validHost(u):
+		c.add("RedirectURL", "its host %q can't carry our cookies; use the name that browsers see, in ASCII, and no wildcard address", u.Host)
+		return nil
+	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !cfg.InsecureHTTP:
+		c.add("RedirectURL", "%q is plain http, which can't carry our Secure cookies; use https (plain http is for loopback hosts, or set InsecureHTTP on a test network)", cfg.RedirectURL)
+		return nil
+	case !validPath(u.EscapedPath()):
+		c.add("RedirectURL", "its path %q must be a plain path below /, such as /auth/callback", u.EscapedPath())
+		return nil
+	}
+	b.origin, b.host = originOf(u)
+	b.callback = u.Path
+	if cfg.PostLogoutURL == "" {
+		cfg.PostLogoutURL = b.origin + "/"
+	}
+	if p, err := url.Parse(cfg.PostLogoutURL); err != nil || p.Host == "" || (p.Scheme != "https" && p.Scheme != "http") || p.User != nil {
+		c.add("PostLogoutURL", "%q is not an absolute http or https URL", cfg.PostLogoutURL)
+	}
+	return u
+}
+
+func (c *checker) durations(cfg *Config) {
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		zero  time.Duration
+	}{
+		{"IdleTimeout", &cfg.IdleTimeout, defaultIdle},
+		{"MaxLifetime", &cfg.MaxLifetime, defaultLifetime},
+		{"RefreshMargin", &cfg.RefreshMargin, 0},
+		{"RefreshEvery", &cfg.RefreshEvery, 15 * time.Minute},
+		{"AccessTokenLifetime", &cfg.AccessTokenLifetime, 5 * time.Minute},
+		{"IssuerTimeout", &cfg.IssuerTimeout, 10 * time.Second},
+		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second},
+		{"ClockSkew", &cfg.ClockSkew, 30 * time.Second},
+	} {
+		switch {
+		case *d.value < 0:
+			c.add(d.name, "%v is negative; leave it zero for the default", *d.value)
+		case *d.value == 0:
+			*d.value = d.zero
+		}
+	}
+	if cfg.MaxLifetime > 0 && cfg.MaxLifetime < time.Second {
+		c.add("MaxLifetime", "%v is under a second, the resolution of a cookie", cfg.MaxLifetime)
+	}
+	if cfg.IdleTimeout > cfg.MaxLifetime && cfg.MaxLifetime > 0 {
+		c.add("IdleTimeout", "%v is longer than MaxLifetime, %v; shorten it or lengthen MaxLifetime", cfg.IdleTimeout, cfg.MaxLifetime)
+	}
+	if cfg.ClockSkew > 5*time.Minute {
+		c.add("ClockSkew", "%v is more than 5 minutes; set the clocks instead", cfg.ClockSkew)
+	}
+}
+
+func (c *checker) keys(cfg *Config, b *BFF, redirect *url.URL) {
+	if len(cfg.Keys) == 0 {
+		switch {
+		case cfg.Store != nil:
+			c.add("Keys", "is empty; sessions in a Store outlive the process, so their keys must: make one with openssl rand -base64 32")
+			return
+		case redirect == nil:
+			return
+		case redirect.Scheme != "http" || !isLoopback(redirect.Hostname()):
+			c.add("Keys", "is empty; make a key with openssl rand -base64 32 (only a RedirectURL on loopback can do without)")
+			return
+		}
+		cfg.Keys = []Key{NewKey()}
+		cfg.Logger.Warn("no Keys: sessions end with this process")
+	}
+	raw := make([][]byte, len(cfg.Keys))
+	ok := true
+	for i, k := range cfg.Keys {
+		raw[i] = k.bytes
+		if len(k.bytes) != seal.KeySize {
+			c.add(fmt.Sprintf("Keys[%d]", i), "has %d bytes, not %d; make one with openssl rand -base64 32", len(k.bytes), seal.KeySize)
+			ok = false
+			continue
+		}
+		if weak(k.bytes) {
+			c.add(fmt.Sprintf("Keys[%d]", i), "is one byte repeated; make one with openssl rand -base64 32")
+			ok = false
+		}
+		for j := range i {
+			if string(raw[j]) == string(k.bytes) {
+				c.add(fmt.Sprintf("Keys[%d]", i), "is the same as Keys[%d]; use each key once", j)
+				ok = false
+			}
+		}
+	}
+	if !ok {
+		return
+	}
+	ring, err := seal.NewRing(raw, cfg.Issuer, cfg.ClientID)
+	if err != nil {
+		c.add("Keys", "%v", err)
+		return
+	}
+	b.ring = ring
+}
+
+// weak reports whether k is one byte repeated, such as all zeros.
+func weak(k []byte) bool {
+	for _, x := range k {
+		if x != k[0] {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *checker) paths(cfg *Config, b *BFF) {
+	p := &cfg.Paths
+	for _, f := range []struct {
+		name  string
+		value *string
+		zero  string
+	}{
+		{"Paths.Login", &p.Login, "/login"},
+		{"Paths.Logout", &p.Logout, "/logout"},
+		{"Paths.Prefix", &p.Prefix, "/auth"},
+	} {
+		if *f.value == "" {
+			*f.value = f.zero
+		}
+		if !validPath(*f.value) {
+			c.add(f.name, "%q must be a plain path below /, without a slash at its end", *f.value)
+		}
+	}
+	b.paths = *p
+	b.sessionAt = p.Prefix + "/session"
+	routes := []struct{ field, path string }{
+		{"RedirectURL", b.callback}, {"Paths.Login", p.Login}, {"Paths.Logout", p.Logout}, {"Paths.Prefix", b.sessionAt},
+	}
+	for i, r := range routes {
+		for _, other := range routes[:i] {
+			if r.path == other.path && r.path != "" {
+				c.add(r.field, "its path %s is also the path of %s; move one", r.path, other.field)
+			}
+		}
+	}
+	if cfg.DefaultReturnURL == "" {
+		cfg.DefaultReturnURL = "/"
+	}
+	isRoute := func(path string) bool {
+		return slices.ContainsFunc(routes, func(r struct{ field, path string }) bool { return returnto.Plain(r.path) == path })
+	}
+	if _, ok := returnto.Clean(cfg.DefaultReturnURL, isRoute); !ok {
+		c.add("DefaultReturnURL", "%q is not a local path outside our own routes", cfg.DefaultReturnURL)
+	}
+}
+
+// browser checks what concerns cookies.
+func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
+	switch cfg.SameSite {
+	case 0:
+		cfg.SameSite = http.SameSiteLaxMode
+	case http.SameSiteLaxMode, http.SameSiteStrictMode:
+	default:
+		c.add("SameSite", "must be http.SameSiteLaxMode or http.SameSiteStrictMode")
+	}
+	if cfg.SessionClaims == nil {
+		cfg.SessionClaims = []string{"name", "email", "picture", "preferred_username", "groups"}
+	}
+	name := cfg.CookieName
+	if redirect == nil {
+		return
+	}
+	if name == "" {
+		name = "bff"
+		if isLoopback(redirect.Hostname()) && redirect.Port() != "" {
+			name += "-" + redirect.Port()
+		}
+	}
+	if len(name) > 40 || strings.ContainsFunc(name, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
+	}) || strings.HasPrefix(name, "__") {
+		c.add("CookieName", "%q must be 1 to 40 letters, digits, '-', '_' or '.', without a prefix", name)
+	}
+	b.cookies = newCookieNames(name, redirect.Scheme == "https")
+}
+
+// login checks what goes into authorization requests.
+func (c *checker) login(cfg *Config) {
+	for _, p := range cfg.LoginParams {
+		if !slices.Contains([]string{"prompt", "login_hint", "ui_locales"}, p) {
+			c.add("LoginParams", "%q is not prompt, login_hint or ui_locales", p)
+		}
+	}
+	reserved := []string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "response_mode"}
+	for name := range cfg.AuthorizationParams {
+		if slices.Contains(reserved, name) || name == "" {
+			c.add("AuthorizationParams", "%q is the protocol's own parameter; remove it", name)
+		}
+	}
+}
+
+// isLoopback reports whether host names this machine (RFC 8252, section 7.3;
+// RFC 6761, section 6.3).
+func isLoopback(host string) bool {
+	host = strings.ToLower(host)
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+// validHost reports whether a browser can hold cookies for u's host.
+func validHost(u *url.URL) bool {
+	host := u.Hostname()
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return false
+		}
+	} else if strings.HasSuffix(u.Host, ":") {
+		return false
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return !addr.IsUnspecified() && addr.Zone() == ""
+	}
+	if host == "" || len(host) > 253 || strings.HasSuffix(host, ".") || strings.Contains(host, "..") || host[0] == '.' {
+		return false
+	}
+	return !strings.ContainsFunc(host, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
+	})
+}
+
+// validPath reports whether p is a path that means the same to every router.
+func validPath(p string) bool {
+	if len(p) < 2 || p[0] != '/' || strings.HasSuffix(p, "/") {
+		return false
+	}
+	for segment := range strings.SplitSeq(p[1:], "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return !strings.ContainsFunc(p, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/-_.~", r))
+	})
+}
+
+// notVisible reports whether r is not a visible ASCII character.
+func notVisible(r rune) bool { return r <= ' ' || r > '~' }

@@ -1,0 +1,185 @@
+package bff_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+)
+
+// endSession returns the parameters with which a sign-out went to the issuer.
+func endSession(t *testing.T, a *app, location string) url.Values {
+	t.Helper()
+	base, query, _ := strings.Cut(location, "?")
+	if base != a.iss.URL()+"/endsession" {
+		t.Fatalf("sign-out leads to %s, want the end-session endpoint", base)
+	}
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+// RP-Initiated Logout 1.0, section 2: S196-S202, S267.
+func TestSignOut(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		issuer bfftest.Options
+		config bff.Config
+		hint   bool
+		local  string // where it ends without an end-session endpoint
+	}{
+		{name: "complete", hint: true},
+		{name: "no-revocation", issuer: bfftest.Options{NoRevocation: true}, hint: true},
+		{name: "no-hint-by-choice", config: bff.Config{OmitIDTokenHint: true}},
+		{name: "documented-service", issuer: bfftest.Options{NoEndSession: true, NoRevocation: true}, local: appURL + "/"},
+		{name: "own-page", issuer: bfftest.Options{NoEndSession: true}, config: bff.Config{PostLogoutURL: appURL + "/bye"}, local: appURL + "/bye"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newApp(t, setup{issuer: c.issuer, config: c.config})
+			b := a.signIn("alice")
+			cookie := sessionCookie(t, b)
+			b.Post("/logout", nil)
+			var first bfftest.Hop
+			for _, h := range b.Hops() {
+				if h.URL.Path == "/logout" {
+					first = h
+				}
+			}
+			location := first.Header.Get("Location")
+			if first.Status != 303 { // S53, S172
+				t.Fatalf("POST /logout = %d", first.Status)
+			}
+			if c.local != "" {
+				if location != c.local {
+					t.Errorf("leads to %s, want %s", location, c.local)
+				}
+			} else {
+				q := endSession(t, a, location)
+				if q.Get("client_id") != a.iss.ClientID() || q.Get("post_logout_redirect_uri") != appURL+"/" || q.Get("state") == "" {
+					t.Errorf("end-session request has %v", q)
+				}
+				if got := q.Get("id_token_hint") != ""; got != c.hint {
+					t.Errorf("id_token_hint sent: %v, want %v", got, c.hint)
+				}
+			}
+			// Gone, whatever the thief kept (S198, S307).
+			thief := a.browser()
+			thief.SetCookie(cookie)
+			if r := thief.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+				t.Errorf("the old cookie = %v", r)
+			}
+			if c.issuer.NoRevocation {
+				return
+			}
+			eventually(t, "the grant is revoked", func() bool { return a.iss.LiveGrants() == 0 })
+		})
+	}
+}
+
+// A script can't follow a redirect to another origin, and must not see the hint.
+func TestSignOutByScript(t *testing.T) {
+	a := newApp(t, setup{})
+	for _, h := range []http.Header{
+		{"Accept": {"application/json"}},
+		{}, // Sec-Fetch-Mode says it
+		{"Accept": {"application/json"}, "Sec-Fetch-Mode": nil, "Sec-Fetch-Dest": nil, "Sec-Fetch-Site": nil},
+	} {
+		b := a.signIn("alice")
+		r := b.Fetch("POST", "/logout", nil, h)
+		var out map[string]string
+		if r.Status != 200 || r.JSON(&out) != nil || len(out) != 1 {
+			t.Fatalf("POST /logout with %v = %v", h, r)
+		}
+		q := endSession(t, a, out["redirectUrl"])
+		if q.Has("id_token_hint") || q.Get("client_id") == "" {
+			t.Errorf("redirectUrl has %v", q)
+		}
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 {
+			t.Errorf("afterwards = %v", r)
+		}
+	}
+}
+
+// Signing out twice is no error, and the second time changes nothing (S195).
+func TestSignOutTwice(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	cookie := sessionCookie(t, b)
+	signOut(b)
+	for _, keep := range []bool{false, true} {
+		if keep {
+			b.SetCookie(cookie)
+		}
+		r := signOut(b)
+		var out map[string]string
+		if r.Status != 200 || r.JSON(&out) != nil || out["redirectUrl"] != appURL+"/" || len(r.Header["Set-Cookie"]) > 0 {
+			t.Errorf("second POST /logout = %v %v", r, r.Header)
+		}
+	}
+}
+
+// D14, S199, X115: nobody else can sign a user out, here or at the issuer, with
+// or without the session cookie coming along.
+func TestSignOutFromElsewhere(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	b.Serve("https://evil.test", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	b.Navigate("https://evil.test/")
+	if r := b.Post(appURL+"/logout", nil); r.Status != 403 || r.Reason() != "csrf" || len(r.Header["Set-Cookie"]) > 0 || r.Header.Get("Location") != "" {
+		t.Errorf("a foreign form = %v %v", r, r.Header)
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		b.Fetch(method, "/logout", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Dest": {"image"}, "Sec-Fetch-Mode": {"no-cors"}})
+	}
+	b.Fetch("GET", "/logout", nil, http.Header{"Sec-Purpose": {"prefetch"}})
+	b.Click(appURL + "/logout")
+	if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+		t.Errorf("the session = %v", r)
+	}
+	if a.iss.Count("endsession")+a.iss.Count("revoke") != 0 {
+		t.Error("the issuer heard of it")
+	}
+}
+
+// The page behind GET /logout signs out by a button and changes nothing itself;
+// it can be switched off.
+func TestSignOutPage(t *testing.T) {
+	for _, cfg := range []bff.Config{{}, {RequireCSRFToken: true}} {
+		a := newApp(t, setup{config: cfg})
+		b := a.signIn("alice")
+		if r := b.Navigate("/logout"); r.Status != 200 || !strings.Contains(string(r.Body), "<button>") {
+			t.Fatalf("GET /logout = %v", r)
+		}
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+			t.Errorf("GET /logout changed something: %v", r)
+		}
+		b.Submit(nil)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 {
+			t.Errorf("after the button: %v, %v", b.Page(), r)
+		}
+	}
+	a := newApp(t, setup{config: bff.Config{NoLogoutPage: true}})
+	if r := a.browser().Navigate("/logout"); r.Status != 405 || r.Header.Get("Allow") != "POST" {
+		t.Errorf("GET /logout, switched off = %v", r)
+	}
+}
+
+// A sign-out never fails because the issuer does.
+func TestSignOutWithIssuerDown(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	a.iss.Down(true)
+	if r := signOut(b); r.Status != 200 {
+		t.Errorf("POST /logout = %v", r)
+	}
+	if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 {
+		t.Errorf("afterwards = %v", r)
+	}
+	a.iss.Down(false)
+	eventually(t, "the grant is revoked once the issuer is back", func() bool { return a.iss.LiveGrants() == 0 })
+}

@@ -1,0 +1,646 @@
+package bff
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/agglestone/bff/internal/issuer"
+	"github.com/agglestone/bff/internal/record"
+	"github.com/agglestone/bff/internal/seal"
+)
+
+// What this file promises: when an access token expires, one token request is
+// made for it by all the replicas that share the store, and everybody gets its
+// result.
+//
+// The right to spend the refresh token is a claim, written into the record by
+// compare-and-swap at the version that was read. Others wait for a new version,
+// and take over when they themselves have seen the same claim unchanged for its
+// whole length, each by its own monotonic clock. What the issuer rotated is
+// stored before anything is validated; what can't be stored is kept and
+// written again. The work is detached from the request that caused it.
+//
+// What can't be promised: a process that dies between the issuer's answer and
+// the write, or is stopped for longer than its claim between its last look and
+// the request, a write that the store acknowledged and lost, and an answer that
+// was lost, each can cost the session, since the issuer may see a refresh token
+// twice.
+
+// AccessToken returns a live access token, refreshed if need be. It fails with
+// a *Problem: token_unavailable if the token has expired and there is no
+// refresh token, refresh_rejected and its like if the session is over,
+// issuer_unavailable or store_unavailable if nobody can tell at the moment.
+// Give it to [BFF.Error]. ctx bounds the wait, not the refresh.
+func (s *Session) AccessToken(ctx context.Context) (Secret, error) {
+	if s == nil {
+		return "", newProblem(NoSession, ErrNoSession)
+	}
+	token, _, problem := s.b.accessToken(ctx, s)
+	if problem != nil {
+		return "", problem
+	}
+	return token, nil
+}
+
+// accessToken returns a live access token and when the issuer gave it.
+func (b *BFF) accessToken(ctx context.Context, s *Session) (Secret, time.Time, *Problem) {
+	if problem := b.keepFresh(ctx, s); problem != nil {
+		return "", time.Time{}, problem
+	}
+	rec := s.record()
+	if !time.Now().Before(rec.head.AccessExpiry) {
+		return "", time.Time{}, newProblem(TokenUnavailable, nil)
+	}
+	token, err := rec.access()
+	if err != nil {
+		return "", time.Time{}, newProblem(StoreUnavailable, err)
+	}
+	return token, rec.head.AccessObtained, nil
+}
+
+// keepFresh sees to the access token: it starts a refresh if the token is past
+// its margin, and waits for it if the token has expired. Without a refresh
+// token it does nothing.
+func (b *BFF) keepFresh(ctx context.Context, s *Session) *Problem {
+	rec := s.record()
+	h, now := &rec.head, time.Now()
+	if !h.Renewable {
+		return nil
+	}
+	if now.Before(h.AccessExpiry) {
+		if !now.Before(b.refreshAt(h)) && !now.Before(h.Failure.NotBefore) {
+			b.refresh(ctx, s, h.AccessObtained)
+		}
+		return nil
+	}
+	return b.waitFor(ctx, s, b.refresh(ctx, s, h.AccessObtained))
+}
+
+// refreshAt returns when the access token is past its margin, or the issuer
+// has not been asked for long enough.
+func (b *BFF) refreshAt(h *record.Head) time.Time {
+	life := h.AccessExpiry.Sub(h.AccessObtained)
+	margin := b.cfg.RefreshMargin
+	if margin == 0 {
+		margin = min(life/10, time.Minute)
+	}
+	return h.AccessObtained.Add(min(life-margin, b.cfg.RefreshEvery))
+}
+
+// A flight is one refresh in progress in this process.
+type flight struct {
+	done    chan struct{}
+	rec     *loaded  // after done, one of the two
+	problem *Problem // after done
+	stalled atomic.Pointer[Problem]
+}
+
+// refresh joins the refresh of s's access token in this process, or starts it.
+// The token is stale if the issuer gave it at or before the given time.
+func (b *BFF) refresh(ctx context.Context, s *Session, stale time.Time) *flight {
+	b.mu.Lock()
+	if f, ok := b.flights[s.key]; ok {
+		b.mu.Unlock()
+		return f
+	}
+	f := &flight{done: make(chan struct{})}
+	b.flights[s.key] = f
+	b.mu.Unlock()
+
+	r := &refresher{b: b, f: f, id: s.id, key: s.key, stale: stale, log: b.log.With("session", logKey(s.key))}
+	started := b.background(ctx, func(ctx context.Context) {
+		f.rec, f.problem = r.run(ctx)
+		b.land(s.key, f)
+	})
+	if !started {
+		f.problem = newProblem(IssuerUnavailable, errors.New("closed"))
+		b.land(s.key, f)
+	}
+	return f
+}
+
+func (b *BFF) land(key string, f *flight) {
+	b.mu.Lock()
+	delete(b.flights, key)
+	b.mu.Unlock()
+	close(f.done)
+}
+
+// waitFor waits until f is done, and makes its result what s knows. The wait is
+// bounded by ctx and by what one token request and a few writes may take.
+func (b *BFF) waitFor(ctx context.Context, s *Session, f *flight) *Problem {
+	timer := time.NewTimer(b.cfg.IssuerTimeout + b.cfg.StoreTimeout)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-timer.C:
+		if p := f.stalled.Load(); p != nil {
+			return p
+		}
+		return newProblem(IssuerUnavailable, errors.New("the refresh takes long"))
+	case <-ctx.Done():
+		return newProblem(IssuerUnavailable, ctx.Err())
+	}
+	if f.problem != nil {
+		return f.problem
+	}
+	s.adopt(f.rec)
+	return nil
+}
+
+// A verdict is what a token endpoint's refusal means for the session.
+type verdict int
+
+const (
+	keeps verdict = iota // the operator's or the issuer's trouble: nothing ends
+	doubt                // perhaps the grant: ends nothing, but twice asks for a new sign-in
+	ends                 // the grant is gone
+)
+
+// judge is the one table of what ends a session. It goes by status and code,
+// never by text.
+func judge(status int, code string) verdict {
+	if status != http.StatusBadRequest && status != http.StatusUnauthorized {
+		return keeps
+	}
+	switch code {
+	case "invalid_grant", "token_inactive", "invalid_token":
+		return ends
+	case "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "temporarily_unavailable", "server_error":
+		return keeps
+	}
+	return doubt // invalid_request, an unknown code or none
+}
+
+const (
+	doubtPause = 30 * time.Second // between two attempts that both met doubt
+	maxPause   = 30 * time.Second // between two attempts at an issuer in trouble
+	pollFirst  = 5 * time.Millisecond
+	pollMost   = 250 * time.Millisecond
+)
+
+// A refresher carries out one flight.
+type refresher struct {
+	b     *BFF
+	f     *flight
+	id    seal.ID
+	key   string
+	stale time.Time // the access token of then is to be replaced
+	log   *slog.Logger
+
+	// What this process has itself seen of somebody else's claim.
+	seen   [8]byte
+	seenAt time.Time
+
+	mine    [8]byte // the holder of our own last claim
+	refused string  // the refresh token that the issuer refused
+}
+
+// run refreshes, waits for whoever does, or finds out why neither can be.
+func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
+	for poll := pollFirst; ; {
+		rec, _, problem := r.b.load(ctx, &r.id, r.key)
+		if problem != nil {
+			return nil, problem
+		}
+		h, now := &rec.head, time.Now()
+		if h.AccessObtained.After(r.stale) && now.Before(h.AccessExpiry) {
+			return rec, nil // somebody else did it
+		}
+		if h.Claim.Held() && !r.ranOut(h.Claim) && !r.certain(h.Claim) {
+			if !sleep(ctx, poll) {
+				return nil, newProblem(IssuerUnavailable, ctx.Err())
+			}
+			poll = min(2*poll, pollMost)
+			continue
+		}
+		poll = pollFirst
+		if r.refused != "" {
+			if rec, problem, done := r.conclude(ctx, rec); done {
+				return rec, problem
+			}
+			continue
+		}
+		if now.Before(h.Failure.NotBefore) {
+			return nil, r.paused(h)
+		}
+		if !h.Renewable {
+			return nil, newProblem(TokenUnavailable, nil)
+		}
+		if rec, problem, done := r.attempt(ctx, rec); done {
+			return rec, problem
+		}
+	}
+}
+
+// ranOut reports whether this process has seen claim unchanged for its whole
+// length.
+func (r *refresher) ranOut(claim record.Claim) bool {
+	if claim.Holder != r.seen {
+		r.seen, r.seenAt = claim.Holder, time.Now()
+	}
+	return time.Since(r.seenAt) >= claim.Length
+}
+
+// certain reports whether a refusal under claim is conclusive at once: the
+// claim is ours, and nobody else can have spent the token that was refused.
+func (r *refresher) certain(claim record.Claim) bool {
+	return r.refused != "" && claim.Holder == r.mine && !claim.Contested
+}
+
+// paused says why there is no attempt before h.Failure.NotBefore.
+func (r *refresher) paused(h *record.Head) *Problem {
+	p := newProblem(IssuerUnavailable, errors.New("the last attempt failed a moment ago"))
+	if h.Failure.Doubts >= 2 {
+		p = newProblem(RefreshRejected, errors.New("the issuer refused twice without naming the grant"))
+	}
+	p.RetryAfter = max(time.Second, time.Until(h.Failure.NotBefore))
+	return p
+}
+
+// claimLength is how long a claim holds: a token request and the time to write
+// its result.
+func (b *BFF) claimLength() time.Duration { return b.cfg.IssuerTimeout + 5*time.Second }
+
+// attempt claims the right to spend the refresh token of rec and spends it. It
+// reports false where the record has to be read again first.
+func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem, bool) {
+	// Taken before the claim, which would run out in the queue.
+	select {
+	case r.b.tokenRequests <- struct{}{}:
+	case <-ctx.Done():
+		return nil, newProblem(IssuerUnavailable, ctx.Err()), true
+	case <-time.After(r.b.cfg.IssuerTimeout):
+		return nil, newProblem(IssuerUnavailable, errors.New("too many token requests in flight")), true
+	}
+	release := func() { <-r.b.tokenRequests }
+
+	c, err := rec.content()
+	if err != nil {
+		release()
+		return nil, newProblem(StoreUnavailable, err), true
+	}
+	claim := record.Claim{Length: r.b.claimLength(), Contested: rec.head.Claim.Contested || rec.head.Claim.Held()}
+	rand.Read(claim.Holder[:])
+	c.head.Claim, r.mine = claim, claim.Holder
+	claimed := time.Now()
+	version, ok, problem := r.replace(ctx, rec.version, &c)
+	switch {
+	case problem != nil: // perhaps it was written: then run waits until it runs out
+		release()
+		return nil, problem, true
+	case !ok: // somebody else wrote first
+		release()
+		return nil, nil, false
+	case time.Since(claimed) > claim.Length-r.b.cfg.IssuerTimeout:
+		// Too little is left of it. As the holder we need not wait it out.
+		release()
+		r.seen, r.seenAt = claim.Holder, claimed.Add(-claim.Length)
+		return nil, nil, false
+	}
+	r.seen, r.seenAt = claim.Holder, claimed
+
+	spent := c.grant.RefreshToken
+	requestCtx, cancel := context.WithTimeout(ctx, r.b.cfg.IssuerTimeout)
+	tokens, err := r.b.issuer.Refresh(requestCtx, spent)
+	cancel()
+	release()
+	if err != nil && tokens == nil {
+		return r.failed(ctx, version, &c, err)
+	}
+	return r.granted(ctx, version, &c, tokens, err)
+}
+
+// replace writes c if the record still has the version. After an unclear write
+// it looks whether it was done.
+func (r *refresher) replace(ctx context.Context, version uint64, c *content) (next uint64, ok bool, problem *Problem) {
+	value, err := c.seal(&r.id)
+	if err != nil {
+		return 0, false, newProblem(StoreUnavailable, err)
+	}
+	storeCtx, cancel := r.b.storeContext(ctx)
+	next, ok, err = r.b.store.Replace(storeCtx, r.key, version, value)
+	cancel()
+	if err == nil {
+		return next, ok, nil
+	}
+	now, _, problem := r.b.load(ctx, &r.id, r.key)
+	if problem != nil {
+		return 0, false, problem
+	}
+	h := &now.head
+	if h.TokenID == c.head.TokenID && h.Claim == c.head.Claim && h.AccessObtained.Equal(c.head.AccessObtained) {
+		return now.version, true, nil
+	}
+	return 0, false, newProblem(StoreUnavailable, err)
+}
+
+// failed handles a token request without a grant. c holds our claim.
+func (r *refresher) failed(ctx context.Context, version uint64, c *content, err error) (*loaded, *Problem, bool) {
+	var e *issuer.Error
+	if !errors.As(err, &e) {
+		e = &issuer.Error{Op: "refresh", Kind: issuer.Lost, Err: err}
+	}
+	now := time.Now()
+	what := keeps
+	if e.Kind == issuer.Answered {
+		what = judge(e.Status, e.Code)
+	}
+	fail := &c.head.Failure
+	fail.Count++
+	fail.NotBefore = now.Add(min(time.Second<<min(fail.Count-1, 5), maxPause))
+	level, problem := slog.LevelWarn, newProblem(IssuerUnavailable, err)
+	switch {
+	case what == ends:
+		r.refused = c.grant.RefreshToken
+		return nil, nil, false
+	case what == doubt:
+		if fail.Doubts == 0 {
+			fail.FirstDoubt = now
+		}
+		if fail.Doubts == 0 || now.Sub(fail.FirstDoubt) >= doubtPause {
+			fail.Doubts++
+		}
+		fail.NotBefore = now.Add(doubtPause)
+		if fail.Doubts >= 2 {
+			problem = newProblem(RefreshRejected, err)
+		}
+	case e.Kind == issuer.Answered && e.Status < 500:
+		level = slog.LevelError // invalid_client and its like: an operator must act
+	case e.Kind == issuer.Lost || e.Kind == issuer.Malformed:
+		// It may have been processed, and then the next one is a replay: not
+		// while the access token still serves.
+		if c.head.AccessExpiry.After(fail.NotBefore) {
+			fail.NotBefore = c.head.AccessExpiry
+		}
+	}
+	r.log.LogAttrs(ctx, level, "refresh failed", slog.Any("err", err), slog.Time("not_before", fail.NotBefore))
+	problem.RetryAfter = max(time.Second, fail.NotBefore.Sub(now))
+	// Only for the pause and to let go of the claim: if it isn't written, the
+	// claim runs out.
+	c.head.Claim = record.Claim{Contested: c.head.Claim.Contested}
+	r.replace(ctx, version, c)
+	return nil, problem, true
+}
+
+// conclude ends the session whose refresh token the issuer refused, unless
+// another replica's result has come in. rec was read after the refusal. Where
+// somebody else may have spent the token too, run has waited for the claim to
+// run out, so that a winner's write was not missed.
+func (r *refresher) conclude(ctx context.Context, rec *loaded) (*loaded, *Problem, bool) {
+	grant, err := rec.grant()
+	if err != nil {
+		return nil, newProblem(StoreUnavailable, err), true
+	}
+	if grant.RefreshToken != r.refused {
+		r.refused = ""
+		return nil, nil, false
+	}
+	return r.endAt(ctx, rec.version, RefreshRejected)
+}
+
+// endAt ends the session as a conclusion drawn from a version of its record.
+func (r *refresher) endAt(ctx context.Context, version uint64, why Reason) (*loaded, *Problem, bool) {
+	storeCtx, cancel := r.b.storeContext(ctx)
+	defer cancel()
+	ok, err := r.b.store.End(storeCtx, r.key, version, []byte(why), time.Now().Add(markKept))
+	if err != nil {
+		return nil, newProblem(StoreUnavailable, err), true
+	}
+	if !ok { // it is another version by now: judge that
+		return nil, nil, false
+	}
+	r.log.LogAttrs(ctx, slog.LevelInfo, "session ended", slog.String("reason", string(why)))
+	return nil, newProblem(why, ErrNoSession), true
+}
+
+// granted stores what a token request brought: a rotated refresh token alone
+// and at once, the rest after it was validated. malformed is the reason why
+// there is no rest.
+func (r *refresher) granted(ctx context.Context, version uint64, c *content, tokens *issuer.TokenResponse, malformed error) (*loaded, *Problem, bool) {
+	// To the millisecond, as the record keeps it.
+	spent, obtained := c.grant.RefreshToken, time.Now().Truncate(time.Millisecond)
+	rotated := tokens.RefreshToken != "" && tokens.RefreshToken != spent
+	unverified := tokens.IDToken != "" || r.b.cfg.UserInfo || r.b.cfg.OnLogin != nil
+	var id [8]byte
+	rand.Read(id[:])
+	w := &writer{refresher: r, version: version, content: *c, spent: spent, tokenID: id}
+
+	if rotated && (unverified || malformed != nil) {
+		if rec, problem, done := w.write(ctx, tokens, func(c *content) {
+			c.head.TokenID, c.grant.RefreshToken = id, tokens.RefreshToken
+		}); done {
+			return rec, problem, true
+		}
+	}
+	if malformed != nil {
+		return r.failed(ctx, w.version, &w.content, malformed)
+	}
+	learned, problem, done := r.validate(ctx, w, tokens)
+	if done {
+		return nil, problem, true
+	}
+	if rec, problem, done := w.write(ctx, tokens, func(c *content) {
+		if learned != nil {
+			c.claims, c.head.Groups = learned.claims, learned.head.Groups
+		}
+		if tokens.IDToken != "" {
+			c.grant.IDToken = tokens.IDToken
+		}
+		if rotated {
+			c.grant.RefreshToken = tokens.RefreshToken
+		}
+		c.head.TokenID, c.access = id, Secret(tokens.AccessToken)
+		r.b.lend(&c.head, tokens, obtained)
+		c.head.Claim, c.head.Failure = record.Claim{}, record.Failure{}
+	}); done {
+		return rec, problem, true
+	}
+	rec, err := w.stored()
+	if err != nil {
+		return nil, newProblem(StoreUnavailable, err), true
+	}
+	r.log.LogAttrs(ctx, slog.LevelDebug, "refreshed", slog.Bool("rotated", rotated))
+	return rec, nil, true
+}
+
+// validate holds a token response to OpenID Connect Core 1.0, section 12.2,
+// and asks userinfo and the application again. What fails for good ends the
+// session; what can't be decided now is tried again, without another token
+// request, while the claim is kept.
+func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.TokenResponse) (*content, *Problem, bool) {
+	limit := time.Now().Add(max(time.Minute, min(tokens.Lifetime, 5*time.Minute)))
+	for pause := time.Second; ; pause = min(2*pause, 5*time.Second) {
+		learned, err := r.check(ctx, &w.content, tokens)
+		if err == nil {
+			return learned, nil, false
+		}
+		var e *issuer.Error
+		var no *refusal
+		final := errors.As(err, &no) || errors.As(err, &e) && e.Kind == issuer.Invalid
+		if final {
+			why := RefreshRejected
+			if no != nil {
+				why = SessionRevoked
+			}
+			r.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens refused", slog.Any("err", err))
+			return nil, w.condemn(ctx, tokens, why), true
+		}
+		r.f.stalled.Store(newProblem(IssuerUnavailable, err))
+		r.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens can't be validated yet", slog.Any("err", err))
+		if time.Now().After(limit) || !sleep(ctx, pause) {
+			_, problem, _ := r.failed(ctx, w.version, &w.content, &issuer.Error{Op: "refresh", Kind: issuer.Unreachable, Err: err})
+			return nil, problem, true
+		}
+		if _, problem, done := w.write(ctx, tokens, func(c *content) { rand.Read(c.head.Claim.Holder[:]) }); done {
+			return nil, problem, true
+		}
+	}
+}
+
+// check validates a token response against the sign-in that c came from. It
+// returns the new claims, or nil if the response says nothing about them.
+func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenResponse) (*content, error) {
+	if tokens.IDToken == "" && !r.b.cfg.UserInfo && r.b.cfg.OnLogin == nil {
+		return nil, nil
+	}
+	learned := *c
+	idToken := c.claims.JSON
+	if tokens.IDToken != "" {
+		tok, err := r.b.issuer.VerifyIDToken(ctx, tokens.IDToken, issuer.Expect{
+			Nonce: c.grant.Nonce,
+			Prior: &issuer.IDToken{
+				Subject: c.head.Subject, Audience: c.grant.Audience, AuthorizedParty: c.grant.AuthorizedParty,
+				IssuedAt: c.grant.IssuedAt, AuthTime: c.grant.AuthTime, Nonce: c.grant.Nonce,
+			},
+			AccessToken: tokens.AccessToken,
+		})
+		if err != nil {
+			return nil, err
+		}
+		idToken = tok.Claims
+	}
+	if tokens.IDToken != "" || r.b.cfg.UserInfo {
+		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.b.ask(ctx, &learned, &Login{Refresh: true}); err != nil {
+		var no *refusal
+		if errors.As(err, &no) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("OnLogin: %w", err)
+	}
+	return &learned, nil
+}
+
+// A writer writes the result of a token request, however often it takes.
+type writer struct {
+	*refresher
+	version uint64
+	content content
+	spent   string  // the refresh token that was spent
+	tokenID [8]byte // names the response in the record
+}
+
+// write applies change to the record. When somebody else wrote in between, or
+// it is unclear whether we did, it looks and writes again, with back-off, until
+// the change is stored, the session's end is known, or the process stops:
+// tokens are not forgotten, and nothing is revoked, while the session lives. It
+// reports done if there is nothing left to write.
+func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change func(*content)) (*loaded, *Problem, bool) {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		next := w.content
+		change(&next)
+		version, ok, problem := w.replace(ctx, w.version, &next)
+		if ok {
+			w.version, w.content = version, next
+			return nil, nil, false
+		}
+		rec, gone, looked := w.look(ctx)
+		switch {
+		case gone != nil:
+			// The session ended meanwhile: what came for it must not live on.
+			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			return nil, gone, true
+		case rec != nil:
+			grant, err := rec.grant()
+			if err == nil && grant.RefreshToken != w.spent && rec.head.TokenID != w.tokenID {
+				// Another result is newer. It counts if it is complete.
+				if time.Now().Before(rec.head.AccessExpiry) {
+					return rec, nil, true
+				}
+				return nil, newProblem(IssuerUnavailable, errors.New("another replica is about to refresh")), true
+			}
+			c, err := rec.content()
+			if err != nil {
+				return nil, newProblem(StoreUnavailable, err), true
+			}
+			w.version, w.content = rec.version, c
+		}
+		if problem == nil {
+			problem = looked
+		}
+		if problem != nil {
+			w.f.stalled.Store(problem)
+			w.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens not stored yet", slog.Any("err", problem))
+			if !sleep(ctx, pause) {
+				w.log.LogAttrs(ctx, slog.LevelError, "stopped before refreshed tokens were stored: this session may be lost")
+				return nil, newProblem(StoreUnavailable, ctx.Err()), true
+			}
+		}
+	}
+}
+
+// look reads the record again. gone says that the session has ended.
+func (w *writer) look(ctx context.Context) (rec *loaded, gone, unclear *Problem) {
+	rec, _, problem := w.b.load(ctx, &w.id, w.key)
+	switch {
+	case problem == nil:
+		return rec, nil, nil
+	case problem.Status == http.StatusUnauthorized:
+		return nil, problem, nil
+	}
+	return nil, nil, problem
+}
+
+// condemn ends the session because its tokens failed for good, and revokes
+// them.
+func (w *writer) condemn(ctx context.Context, tokens *issuer.TokenResponse, why Reason) *Problem {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		_, problem, done := w.endAt(ctx, w.version, why)
+		rec, gone, _ := w.look(ctx)
+		if done && problem.Status == http.StatusUnauthorized {
+			gone = problem
+		}
+		if gone != nil {
+			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			return gone
+		}
+		if rec != nil && rec.head.TokenID != w.content.head.TokenID {
+			return newProblem(IssuerUnavailable, errors.New("another replica refreshed"))
+		}
+		if rec != nil {
+			w.version = rec.version
+		}
+		if !sleep(ctx, pause) {
+			return newProblem(StoreUnavailable, ctx.Err())
+		}
+	}
+}
+
+// stored returns the record as it was last written.
+func (w *writer) stored() (*loaded, error) {
+	value, err := w.content.seal(&w.id)
+	if err != nil {
+		return nil, err
+	}
+	return open(&w.id, w.key, value, w.version)
+}

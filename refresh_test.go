@@ -1,0 +1,643 @@
+package bff_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
+)
+
+// S505, X179: 200 requests on an expired token make one token request, and none
+// of them fails.
+func TestRefreshStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		for range 3 {
+			time.Sleep(16 * time.Minute)
+			before := a.iss.Count("token:refresh_token")
+			var wg sync.WaitGroup
+			for range 200 {
+				wg.Go(func() {
+					if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+						t.Errorf("GET /api/x = %v", r)
+					}
+				})
+			}
+			wg.Wait()
+			if got := a.iss.Count("token:refresh_token") - before; got != 1 {
+				t.Errorf("%d token requests, want 1", got)
+			}
+		}
+	})
+}
+
+// Inside the margin a request uses the old token while one refresh runs.
+func TestRefreshAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{config: bff.Config{RefreshMargin: time.Minute}})
+		b := a.signIn("alice")
+		a.iss.Break("token", bfftest.Fault{Delay: 5 * time.Second})
+		b.Fetch("GET", "/api/x", nil, nil)
+		first := a.api.last().Header.Get("Authorization")
+		time.Sleep(14*time.Minute + 30*time.Second)
+		start := time.Now()
+		b.Fetch("GET", "/api/x", nil, nil)
+		if took := time.Since(start); took != 0 || a.api.last().Header.Get("Authorization") != first {
+			t.Errorf("a request inside the margin took %v", took)
+		}
+		time.Sleep(6 * time.Second)
+		b.Fetch("GET", "/api/x", nil, nil)
+		if a.api.last().Header.Get("Authorization") == first || a.iss.Count("token:refresh_token") != 1 {
+			t.Errorf("%d refreshes; the old token is still used", a.iss.Count("token:refresh_token"))
+		}
+	})
+}
+
+// fleet returns replicas of an application that share a store, each behind a
+// handler of its own, and one browser for each that shares its cookies.
+func fleet(t *testing.T, n int, s setup) ([]*app, func(i int, b *bfftest.Browser) *bfftest.Browser) {
+	t.Helper()
+	s.config.Keys = []bff.Key{bff.NewKey()}
+	if s.config.Store == nil {
+		s.config.Store = memstore.New(memstore.Options{})
+	}
+	apps := make([]*app, n)
+	for i := range apps {
+		apps[i] = newApp(t, s)
+		s.at = apps[0].iss
+	}
+	at := func(i int, b *bfftest.Browser) *bfftest.Browser {
+		other := bfftest.NewBrowser(apps[i].handler, appURL, apps[0].iss)
+		for _, c := range b.Cookies() {
+			other.SetCookie(c)
+		}
+		return other
+	}
+	return apps, at
+}
+
+// The claim in the record makes one of the replicas refresh, and the others use
+// its result (S505).
+func TestInvariant4OneRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apps, at := fleet(t, 3, setup{})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		for round := range 3 {
+			time.Sleep(16 * time.Minute)
+			iss.Heal()
+			iss.Break("token", bfftest.Fault{Delay: time.Duration(round) * 4 * time.Second})
+			before := iss.Count("token:refresh_token")
+			var wg sync.WaitGroup
+			for i := range apps {
+				b := at(i, b)
+				for range 50 {
+					wg.Go(func() {
+						if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+							t.Errorf("GET /api/x at replica %d = %v", i, r)
+						}
+					})
+				}
+			}
+			wg.Wait()
+			if got := iss.Count("token:refresh_token") - before; got != 1 {
+				t.Errorf("round %d: %d token requests, want 1", round, got)
+			}
+		}
+		if iss.LiveGrants() != 1 {
+			t.Error("the grant is dead")
+		}
+	})
+}
+
+// A replica that stops between its claim and the token request holds the others
+// up for the length of the claim, and no longer.
+func TestClaimOfDeadReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		apps, at := fleet(t, 2, setup{config: bff.Config{Store: store}})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		time.Sleep(16 * time.Minute)
+
+		// Its request never gets there, and neither does the write after it.
+		heal := iss.Break("token", bfftest.Fault{Hang: true, BeforeProcessing: true})
+		go b.Fetch("GET", "/api/x", nil, nil)
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+		defer cancel()
+		store.failWrites(true)
+		apps[0].auth.Close(ctx) // killed
+		store.failWrites(false)
+		heal()
+
+		b = at(1, b)
+		start := time.Now()
+		for {
+			r := b.Fetch("GET", "/api/x", nil, nil)
+			if r.Status == 200 {
+				break
+			}
+			if r.Status != 503 || r.Reason() != "issuer_unavailable" || r.Header.Get("Retry-After") == "" {
+				t.Fatalf("GET /api/x = %v", r)
+			}
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(start); took < 13*time.Second || took > 17*time.Second {
+			t.Errorf("taken over after %v, want the 15 s of the claim", took)
+		}
+		if got := iss.Count("token:refresh_token"); got != 2 {
+			t.Errorf("%d token requests, want 2: the one that hung and one more", got)
+		}
+	})
+}
+
+// D17: one table of what ends a session, what leaves it in doubt and what
+// keeps it, with the refusals of real issuers (reference: dex, LemonLDAP,
+// Hydra, glewlwyd).
+func TestRefusals(t *testing.T) {
+	const (
+		ends  = "ends"
+		doubt = "doubt"
+		keeps = "keeps"
+	)
+	for _, c := range []struct {
+		status int
+		body   string
+		want   string
+	}{
+		{400, `{"error":"invalid_grant"}`, ends},
+		{401, `{"error":"invalid_grant"}`, ends},
+		{401, `{"error":"token_inactive"}`, ends},
+		{400, `{"error":"invalid_token"}`, ends},
+		{400, `{"error":"invalid_request"}`, doubt},
+		{401, `{"error":"something_new"}`, doubt},
+		{400, ``, doubt},
+		{400, `<html>bad gateway</html>`, doubt},
+		{401, `{"error":"invalid_client"}`, keeps},
+		{400, `{"error":"unauthorized_client"}`, keeps},
+		{400, `{"error":"temporarily_unavailable"}`, keeps},
+		{403, `{"error":"invalid_grant"}`, keeps},
+		{404, ``, keeps},
+		{408, ``, keeps},
+		{425, ``, keeps},
+		{429, `{"error":"slow_down"}`, keeps},
+		{500, `{"error":"invalid_grant"}`, keeps},
+		{502, `<html>`, keeps},
+		{503, ``, keeps},
+	} {
+		t.Run(fmt.Sprintf("%d_%.20s", c.status, strings.Map(onlyWord, c.body)), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				a := newApp(t, setup{})
+				b := a.signIn("alice")
+				time.Sleep(16 * time.Minute)
+				heal := a.iss.Break("token", bfftest.Fault{BeforeProcessing: true, Status: c.status, Body: c.body})
+				r := b.Fetch("GET", "/api/x", nil, nil)
+				switch c.want {
+				case ends:
+					if r.Status != 401 || r.Reason() != "refresh_rejected" {
+						t.Fatalf("refused: %v, want 401 refresh_rejected", r)
+					}
+					heal()
+					if r := b.Fetch("GET", "/auth/session", nil, nil); r.Status != 401 || r.Reason() != "refresh_rejected" {
+						t.Errorf("afterwards: %v, want 401 refresh_rejected from the mark", r)
+					}
+					return
+				case doubt:
+					if r.Status != 503 || r.Reason() != "issuer_unavailable" {
+						t.Fatalf("refused once: %v, want 503 issuer_unavailable", r)
+					}
+					time.Sleep(31 * time.Second)
+					if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 401 || r.Reason() != "refresh_rejected" {
+						t.Errorf("refused twice, 30 s apart: %v, want 401 refresh_rejected", r)
+					}
+				case keeps:
+					if r.Status != 503 || r.Reason() != "issuer_unavailable" || r.Header.Get("Retry-After") == "" {
+						t.Fatalf("refused: %v, want 503 issuer_unavailable", r)
+					}
+				}
+				if n := a.iss.Count("token:refresh_token"); n > 2 {
+					t.Errorf("%d token requests", n)
+				}
+				if r := b.Fetch("GET", "/auth/session", nil, nil); r.Status != 200 {
+					t.Errorf("the session is gone: %v", r)
+				}
+				heal()
+				time.Sleep(time.Minute)
+				if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+					t.Errorf("once the issuer is well again: %v", r)
+				}
+			})
+		})
+	}
+}
+
+func onlyWord(r rune) rune {
+	if r == '_' || 'a' <= r && r <= 'z' {
+		return r
+	}
+	return -1
+}
+
+// Invariant 5: an issuer that is down costs nothing while the access token
+// lives, and 503 after that; nobody is signed out, and the issuer is not
+// hammered.
+func TestIssuerDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		a.iss.Break("token", bfftest.Fault{Status: 503, BeforeProcessing: true})
+		time.Sleep(14*time.Minute + 30*time.Second)
+		for range 100 {
+			if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+				t.Fatalf("while the token lives: %v", r)
+			}
+			synctest.Wait()
+		}
+		if got := a.iss.Count("token:refresh_token"); got != 1 {
+			t.Errorf("%d token requests for 100 requests within a second, want 1", got)
+		}
+		time.Sleep(time.Minute)
+		for range 100 {
+			r := b.Fetch("GET", "/page", nil, nil)
+			if r.Status != 503 || r.Reason() != "issuer_unavailable" || r.Header.Get("Retry-After") == "" || r.Header.Get("Set-Cookie") != "" {
+				t.Fatalf("after the token's end: %v", r)
+			}
+		}
+		if got := a.iss.Count("token:refresh_token"); got > 3 {
+			t.Errorf("%d token requests, want a pause after each", got)
+		}
+		a.iss.Heal()
+		time.Sleep(30 * time.Second)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+			t.Errorf("once it is back: %v", r)
+		}
+	})
+}
+
+// D29: a request that may have been processed is not repeated while the access
+// token still serves.
+func TestLostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{issuer: bfftest.Options{NoRotation: true}})
+		b := a.signIn("alice")
+		a.iss.Break("token", bfftest.Fault{Times: 1, CloseBeforeAnswer: true})
+		time.Sleep(14*time.Minute + 10*time.Second)
+		for range 45 {
+			if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+				t.Fatal(r)
+			}
+			time.Sleep(time.Second)
+		}
+		if got := a.iss.Count("token:refresh_token"); got != 1 {
+			t.Errorf("%d token requests before the token's end, want 1", got)
+		}
+		time.Sleep(10 * time.Second)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 || a.iss.Count("token:refresh_token") != 2 {
+			t.Errorf("after the token's end: %v, %d token requests", r, a.iss.Count("token:refresh_token"))
+		}
+	})
+}
+
+// Invariant 4: the refresh goes on when the request that caused it has gone.
+func TestClosedTab(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		a.iss.Break("token", bfftest.Fault{Delay: 5 * time.Second})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, "GET", appURL+"/api/x", nil)
+		if _, err := b.Client().Do(req); err == nil {
+			t.Fatal("the request did not end with its context")
+		}
+		time.Sleep(10 * time.Second)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+			t.Errorf("GET /api/x = %v", r)
+		}
+		if got := a.iss.Count("token:refresh_token"); got != 1 {
+			t.Errorf("%d token requests, want 1", got)
+		}
+	})
+}
+
+// D7: a write that fails after the issuer's answer, whether or not it was done,
+// is looked up and repeated, and the tokens are not forgotten.
+func TestUnclearWrites(t *testing.T) {
+	for _, fault := range []string{"before", "after", "once-after"} {
+		t.Run(fault, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &hookedStore{Store: memstore.New(memstore.Options{})}
+				a := newApp(t, setup{config: bff.Config{Store: store}})
+				b := a.signIn("alice")
+				time.Sleep(16 * time.Minute)
+				// From the moment the issuer has answered, the store fails.
+				a.iss.Break("token", bfftest.Fault{Times: 1, After: func(*http.Request) {
+					store.set(func(op string, do func() error) error {
+						if op != "Replace" && fault != "once-after" {
+							return errStore
+						}
+						if fault != "before" {
+							do()
+						}
+						if fault == "once-after" {
+							store.set(nil)
+						}
+						return errStore
+					})
+				}})
+				first := make(chan *bfftest.Response, 1)
+				go func() { first <- b.Fetch("GET", "/api/x", nil, nil) }()
+				time.Sleep(8 * time.Second)
+				store.set(nil)
+				if r := <-first; r.Status != 200 {
+					t.Errorf("the request that waited: %v", r)
+				}
+				if got := a.iss.Count("token:refresh_token"); got != 1 {
+					t.Errorf("%d token requests, want 1", got)
+				}
+				time.Sleep(16 * time.Minute)
+				if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+					t.Errorf("at the next expiry: %v", r)
+				}
+				if a.iss.LiveGrants() != 1 {
+					t.Error("a refresh token was lost and the old one spent again: the grant is dead")
+				}
+			})
+		})
+	}
+}
+
+// D5: where an issuer refuses only the loser of two redemptions, the loser does
+// not end the winner's session, though the winner has not written yet: neither
+// before its claim has run out, nor if the winner writes at the last moment.
+func TestRefusedLoser(t *testing.T) {
+	for name, release := range map[string]struct {
+		after time.Duration // the winner's write goes through
+		atEnd bool          // or when the loser is about to end the session
+	}{
+		"soon": {after: 20 * time.Second}, "at-the-last-moment": {after: time.Hour, atEnd: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &hookedStore{Store: memstore.New(memstore.Options{})}
+				apps, at := fleet(t, 2, setup{issuer: bfftest.Options{ReuseRefused: true}, config: bff.Config{Store: store}})
+				iss := apps[0].iss
+				b := apps[0].signIn("alice")
+				time.Sleep(16 * time.Minute)
+
+				// Replica 0 redeems the token and can't write for longer than
+				// its claim, so that replica 1 redeems it again.
+				written := make(chan struct{})
+				iss.Break("token", bfftest.Fault{Times: 1, After: func(*http.Request) {
+					var replaces, ends atomic.Int32
+					store.set(func(op string, do func() error) error {
+						switch {
+						case op == "Replace" && replaces.Add(1) == 1:
+							select {
+							case <-written:
+							case <-time.After(release.after):
+							}
+						case op == "End" && ends.Add(1) == 1 && release.atEnd:
+							close(written)
+							time.Sleep(2 * time.Second)
+						}
+						return do()
+					})
+				}})
+				go b.Fetch("GET", "/api/x", nil, nil)
+				time.Sleep(time.Second)
+				other := at(1, b)
+				for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+					r := other.Fetch("GET", "/api/x", nil, nil)
+					if r.Status == 200 {
+						break
+					}
+					if r.Status != 503 || time.Now().After(deadline) {
+						t.Fatalf("GET /api/x at replica 1 = %v", r)
+					}
+				}
+				if got := iss.Count("token:refresh_token"); got != 2 {
+					t.Errorf("%d token requests, want 2: this is about the second", got)
+				}
+			})
+		})
+	}
+}
+
+// Invariant 3, S224, X181: a sign-out wins over the refresh in flight, and what
+// comes for it is revoked.
+func TestSignOutDuringRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		a.iss.Break("token", bfftest.Fault{DelayAnswer: 2 * time.Second})
+		// What the sign-out itself revokes is the token from before.
+		a.iss.Break("revoke", bfftest.Fault{Times: 1, Status: 400, BeforeProcessing: true})
+		done := make(chan *bfftest.Response, 1)
+		cookies := b.Tab()
+		go func() { done <- cookies.Fetch("GET", "/api/x", nil, nil) }()
+		time.Sleep(time.Second)
+		kept := b.Cookies()
+		if r := b.Fetch("POST", "/logout", nil, http.Header{"Accept": {"application/json"}}); r.Status != 200 {
+			t.Fatal(r)
+		}
+		if r := <-done; r.Status != 401 || r.Reason() != "signed_out" || a.api.hits() != 0 {
+			t.Errorf("the request that waited for the refresh: %v", r)
+		}
+		thief := a.browser()
+		for _, c := range kept {
+			thief.SetCookie(c)
+		}
+		if r := thief.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+			t.Errorf("the old cookie: %v", r)
+		}
+		time.Sleep(10 * time.Second)
+		if a.iss.LiveGrants() != 0 {
+			t.Error("the refreshed grant lives on")
+		}
+	})
+}
+
+// D28: keys that can't be fetched keep the session in doubt, and the token
+// response is not asked for a second time.
+func TestKeysDownAtRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		a.iss.RotateKeys()
+		a.iss.Break("jwks", bfftest.Fault{Status: 503})
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 503 || r.Reason() != "issuer_unavailable" {
+			t.Fatalf("GET /api/x = %v", r)
+		}
+		a.iss.Heal()
+		time.Sleep(40 * time.Second)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+			t.Errorf("with the keys back: %v", r)
+		}
+		if got := a.iss.Count("token:refresh_token"); got != 1 {
+			t.Errorf("%d token requests, want 1", got)
+		}
+	})
+}
+
+// S494, D13: claims and groups are taken from each refresh, and the hook is
+// asked again.
+func TestGroupsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refused atomic.Bool
+		a := newApp(t, setup{config: bff.Config{OnLogin: func(_ context.Context, l *bff.Login) error {
+			if refused.Load() && l.Refresh {
+				return bff.Refuse("no more")
+			}
+			return nil
+		}}})
+		b := a.signIn("alice")
+		if r := b.Fetch("GET", "/admin", nil, nil); r.Status != 200 {
+			t.Fatal(r)
+		}
+		a.iss.AddUser(bfftest.User{Name: "alice", Groups: []string{"Users"}})
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/admin", nil, nil); r.Status != 403 || r.Reason() != "forbidden" {
+			t.Errorf("after leaving the group: %v", r)
+		}
+		refused.Store(true)
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "session_revoked" {
+			t.Errorf("refused by the hook at a refresh: %v", r)
+		}
+		if a.iss.LiveGrants() != 0 {
+			time.Sleep(time.Second)
+			if a.iss.LiveGrants() != 0 {
+				t.Error("the grant lives on")
+			}
+		}
+	})
+}
+
+// D13: a revocation is noticed by sessions that only use Protect, also where
+// tokens live long.
+func TestRevokedUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{issuer: bfftest.Options{AccessTokenLifetime: 10 * time.Hour}})
+		b := a.signIn("alice")
+		a.iss.Revoke("alice")
+		time.Sleep(16 * time.Minute)
+		b.Fetch("GET", "/page", nil, nil) // asks in the background
+		synctest.Wait()
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "refresh_rejected" {
+			t.Errorf("16 minutes after the revocation: %v", r)
+		}
+	})
+}
+
+// Without a refresh token the session stays; what needs a token says so.
+func TestNoRefreshToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{issuer: bfftest.Options{NoRefreshToken: true}})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+			t.Errorf("GET /page = %v", r)
+		}
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 401 || r.Reason() != "token_unavailable" || a.api.hits() != 0 {
+			t.Errorf("GET /api/x = %v", r)
+		}
+		if s := session(t, b); s["accessToken"].(map[string]any)["renewable"] != false {
+			t.Errorf("session = %v", s)
+		}
+	})
+}
+
+var errStore = errors.New("store: connection refused")
+
+// A hookedStore lets a test decide what a call of the store comes to.
+type hookedStore struct {
+	bff.Store
+	mu   sync.Mutex
+	hook func(op string, do func() error) error
+}
+
+func (s *hookedStore) set(hook func(op string, do func() error) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = hook
+}
+
+func (s *hookedStore) failWrites(fail bool) {
+	if !fail {
+		s.set(nil)
+		return
+	}
+	s.set(func(op string, do func() error) error {
+		if op != "Load" {
+			return errStore
+		}
+		return do()
+	})
+}
+
+func (s *hookedStore) call(op string, do func() error) error {
+	s.mu.Lock()
+	hook := s.hook
+	s.mu.Unlock()
+	if hook == nil {
+		return do()
+	}
+	return hook(op, do)
+}
+
+func (s *hookedStore) Load(ctx context.Context, key string) (value []byte, version uint64, expires time.Time, ok bool, err error) {
+	err = s.call("Load", func() (err error) {
+		value, version, expires, ok, err = s.Store.Load(ctx, key)
+		return err
+	})
+	return value, version, expires, ok, err
+}
+
+func (s *hookedStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (ok bool, err error) {
+	err = s.call("Create", func() (err error) {
+		ok, err = s.Store.Create(ctx, key, value, expires, end)
+		return err
+	})
+	return ok, err
+}
+
+func (s *hookedStore) Replace(ctx context.Context, key string, version uint64, value []byte) (next uint64, ok bool, err error) {
+	err = s.call("Replace", func() (err error) {
+		next, ok, err = s.Store.Replace(ctx, key, version, value)
+		return err
+	})
+	return next, ok, err
+}
+
+func (s *hookedStore) Touch(ctx context.Context, key string, expires time.Time) (ok bool, err error) {
+	err = s.call("Touch", func() (err error) {
+		ok, err = s.Store.Touch(ctx, key, expires)
+		return err
+	})
+	return ok, err
+}
+
+func (s *hookedStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (ok bool, err error) {
+	err = s.call("End", func() (err error) {
+		ok, err = s.Store.End(ctx, key, version, mark, until)
+		return err
+	})
+	return ok, err
+}

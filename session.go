@@ -1,0 +1,418 @@
+package bff
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/agglestone/bff/internal/record"
+	"github.com/agglestone/bff/internal/seal"
+	"github.com/agglestone/bff/store/memstore"
+)
+
+// A Store keeps session records between requests. Its methods run concurrently.
+//
+// Records are opaque: the value arrives sealed and the key is a digest, so a
+// stolen database yields neither tokens nor cookies. A key is at most 64
+// printable ASCII characters without spaces; its first letter names its kind,
+// so that a store can bound each kind by itself: "s" is a session, "a" the
+// mark of a spent login attempt. Values are at most 1 MiB.
+//
+// Absence is an answer, not a failure. Methods report it through ok; an error
+// means that the store could not tell, and the request then fails with 503
+// instead of treating the user as signed out.
+//
+// A record is live until it expires or is ended. One past its expiry is
+// absent, swept or not. One that was ended is its mark until the mark expires,
+// and then absent. Callers don't modify a value they passed in or were given.
+//
+// The methods use only standard-library types, so a store need not import
+// this package. [github.com/agglestone/bff/store/storetest] proves one.
+type Store interface {
+	// Load returns the live record under key, with the version that Replace
+	// wants back and the time it expires. If the record was ended and its mark
+	// is still kept, ok is false and value is the mark. If there is nothing,
+	// ok is false and value is nil.
+	Load(ctx context.Context, key string) (value []byte, version uint64, expires time.Time, ok bool, err error)
+
+	// Create files a new record to keep until expires, which Touch can move
+	// forward, but never past end. A key that holds a live record or a mark
+	// is taken: ok is false and nothing changes. A store that is full returns
+	// an error; it never makes room by dropping a live record.
+	Create(ctx context.Context, key string, value []byte, expires, end time.Time) (ok bool, err error)
+
+	// Replace overwrites the live record under key if it still has that
+	// version, and returns the new one. It never creates: a token refresh that
+	// finishes after logout must not bring the session back. The expiry stays.
+	Replace(ctx context.Context, key string, version uint64, value []byte) (next uint64, ok bool, err error)
+
+	// Touch moves the expiry of a live record forward to expires, or to the
+	// end that Create fixed if that is earlier, and leaves value and version
+	// alone: sliding can't undo a refresh. An expiry that is not later than
+	// the present one changes nothing and is ok. ok is false if there is no
+	// live record.
+	Touch(ctx context.Context, key string, expires time.Time) (ok bool, err error)
+
+	// End replaces the live record under key by a mark of 1 to 64 bytes, kept
+	// until the given time, in one atomic step. A version other than 0 must be
+	// the record's own (a conclusion drawn from what was read); 0 ends whatever
+	// is there (a command). ok is false, and nothing changes, if there is no
+	// live record or it has another version.
+	End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (ok bool, err error)
+}
+
+var _ Store = (*memstore.Store)(nil)
+
+// markKept is how long an ended session's mark tells why it ended.
+const markKept = time.Hour
+
+// A Session is a signed-in user, as handlers see it: from [SessionFromContext].
+// It is safe for concurrent use. The methods of a nil *Session answer with zero
+// values and, where they return an error, with ErrNoSession.
+type Session struct {
+	b      *BFF
+	id     seal.ID
+	key    string // of the record
+	proven bool   // the request proved its origin
+
+	mu   sync.Mutex
+	rec  *loaded
+	idle time.Time // when it ends without another request
+}
+
+// loaded is one version of a session's record, with what every request needs
+// decoded. It doesn't change.
+type loaded struct {
+	version uint64
+	head    record.Head
+	sealed  *seal.Record
+}
+
+type sessionKey struct{}
+
+// SessionFromContext returns the session of the request that ctx belongs to,
+// where a handler runs behind [BFF.Protect] and somebody is signed in.
+func SessionFromContext(ctx context.Context) (*Session, bool) {
+	s, ok := ctx.Value(sessionKey{}).(*Session)
+	return s, ok
+}
+
+// record returns the latest version that s knows.
+func (s *Session) record() *loaded {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec
+}
+
+// adopt makes rec what s knows.
+func (s *Session) adopt(rec *loaded) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rec.version > s.rec.version {
+		s.rec = rec
+	}
+}
+
+// Subject returns the user's sub claim, which names them only together with
+// Issuer (OpenID Connect Core 1.0, section 5.7).
+func (s *Session) Subject() string {
+	if s == nil {
+		return ""
+	}
+	return s.record().head.Subject
+}
+
+// Issuer returns the issuer identifier.
+func (s *Session) Issuer() string {
+	if s == nil {
+		return ""
+	}
+	return s.b.cfg.Issuer
+}
+
+// Groups returns the user's groups, each once.
+func (s *Session) Groups() []string {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.record().head.Groups)
+}
+
+// inGroup reports whether the user is in any of groups.
+func (s *Session) inGroup(groups []string) bool {
+	for _, g := range s.record().head.Groups {
+		if slices.Contains(groups, g) {
+			return true
+		}
+	}
+	return false
+}
+
+// Claims decodes the user's claims into v, as encoding/json does: those of the
+// ID token and, where Config.UserInfo is set, of the userinfo endpoint.
+func (s *Session) Claims(v any) error {
+	c, err := s.claims()
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(c.JSON, v)
+}
+
+// Value returns what Config.OnLogin set under name, or "".
+func (s *Session) Value(name string) string {
+	c, err := s.claims()
+	if err != nil {
+		return ""
+	}
+	for _, p := range c.Values {
+		if p.Name == name {
+			return p.Value
+		}
+	}
+	return ""
+}
+
+func (s *Session) claims() (record.Claims, error) {
+	if s == nil {
+		return record.Claims{}, newProblem(NoSession, ErrNoSession)
+	}
+	return s.record().claims()
+}
+
+// CSRFToken returns the token that a form of this session carries in the field
+// csrf_token, or a request in the header X-CSRF-Token.
+func (s *Session) CSRFToken() string {
+	if s == nil {
+		return ""
+	}
+	return s.id.CSRFToken()
+}
+
+// CreatedAt returns the time of the sign-in here, to the second.
+func (s *Session) CreatedAt() time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	return s.id.SignedIn()
+}
+
+// AuthTime returns when the user authenticated at the issuer, or the zero Time
+// if the issuer didn't say.
+func (s *Session) AuthTime() time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	return s.record().head.AuthTime
+}
+
+// ExpiresAt returns when the session ends whatever happens.
+func (s *Session) ExpiresAt() time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	return s.record().head.End
+}
+
+// IdleExpiresAt returns when the session ends without another request.
+func (s *Session) IdleExpiresAt() time.Time {
+	if s == nil {
+		return time.Time{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idle
+}
+
+func (r *loaded) claims() (record.Claims, error) {
+	plain, err := r.sealed.Part(nil, record.PartClaims)
+	if err != nil {
+		return record.Claims{}, err
+	}
+	return record.ParseClaims(plain)
+}
+
+func (r *loaded) access() (Secret, error) {
+	plain, err := r.sealed.Part(nil, record.PartAccess)
+	return Secret(plain), err
+}
+
+func (r *loaded) grant() (record.Grant, error) {
+	plain, err := r.sealed.Part(nil, record.PartGrant)
+	if err != nil {
+		return record.Grant{}, err
+	}
+	return record.ParseGrant(plain)
+}
+
+// heads holds buffers for the plain text of record heads.
+var heads = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
+// open reads a record's value.
+func open(id *seal.ID, key string, value []byte, version uint64) (*loaded, error) {
+	sealed, err := id.Open(key, value, record.Parts)
+	if err != nil {
+		return nil, err
+	}
+	buf := heads.Get().(*[]byte)
+	defer heads.Put(buf)
+	plain, err := sealed.Part((*buf)[:0], record.PartHead)
+	if err != nil {
+		return nil, err
+	}
+	*buf = plain[:0]
+	head, err := record.ParseHead(plain)
+	if err != nil {
+		return nil, err
+	}
+	return &loaded{version, head, sealed}, nil
+}
+
+// A content is a whole record, to be changed and written.
+type content struct {
+	head   record.Head
+	access Secret
+	claims record.Claims
+	grant  record.Grant
+}
+
+// content opens all of r.
+func (r *loaded) content() (c content, err error) {
+	c.head = r.head
+	if c.access, err = r.access(); err != nil {
+		return c, err
+	}
+	if c.claims, err = r.claims(); err != nil {
+		return c, err
+	}
+	c.grant, err = r.grant()
+	return c, err
+}
+
+// seal returns the record value that holds c.
+func (c *content) seal(id *seal.ID) ([]byte, error) {
+	return id.Seal(c.head.Append(nil), []byte(c.access), c.claims.Append(nil), c.grant.Append(nil))
+}
+
+// load reads the session that id names. The problem is the reason why there is
+// none, or that nobody can tell at the moment.
+func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.Time, *Problem) {
+	ctx, cancel := b.storeContext(ctx)
+	defer cancel()
+	value, version, expires, ok, err := b.store.Load(ctx, key)
+	if err != nil {
+		return nil, time.Time{}, newProblem(StoreUnavailable, err)
+	}
+	if !ok {
+		return nil, time.Time{}, newProblem(b.whyEnded(id, value), ErrNoSession)
+	}
+	rec, err := open(id, key, value, version)
+	if err != nil {
+		// Somebody wrote to the store who could not seal. To sign in again is
+		// the way out, so this is no outage.
+		b.log.LogAttrs(ctx, slog.LevelError, "session record doesn't open", slog.String("session", logKey(key)))
+		return nil, time.Time{}, newProblem(NoSession, err)
+	}
+	if !time.Now().Before(rec.head.End) { // the store's clock is behind ours
+		return nil, time.Time{}, newProblem(SessionExpired, ErrNoSession)
+	}
+	return rec, expires, nil
+}
+
+// whyEnded says why the session that id names is not there: its mark tells, or
+// the sign-in time under the cookie's MAC does, as far as the store's memory
+// goes back.
+func (b *BFF) whyEnded(id *seal.ID, mark []byte) Reason {
+	if reason := Reason(mark); reasons[reason].status == http.StatusUnauthorized {
+		return reason
+	}
+	switch age := time.Since(id.SignedIn()); {
+	case age >= b.cfg.MaxLifetime:
+		return SessionExpired
+	case id.SignedIn().Before(b.since):
+		return NoSession // the store was lost since
+	case age >= b.cfg.IdleTimeout/2:
+		return SessionIdle
+	}
+	return NoSession
+}
+
+// logKey returns what a log line may show of a record key.
+func logKey(key string) string {
+	if len(key) < 9 {
+		return key
+	}
+	return key[1:9]
+}
+
+// session returns the session of a request whose cookie named id, extended if
+// that is due and the request counts as activity.
+func (b *BFF) session(ctx context.Context, id seal.ID, passive bool) (*Session, *Problem) {
+	s := &Session{b: b, id: id}
+	s.key = s.id.RecordKey()
+	rec, expires, problem := b.load(ctx, &s.id, s.key)
+	if problem != nil {
+		return nil, problem
+	}
+	s.rec, s.idle = rec, expires
+	if !passive && time.Until(expires) < b.cfg.IdleTimeout/2 {
+		if problem := b.extend(ctx, s); problem != nil {
+			return nil, problem
+		}
+	}
+	return s, nil
+}
+
+// extend moves the session's idle time-out to a whole IdleTimeout from now, if
+// that is later. A store that can't costs nothing but the extension.
+func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
+	until := time.Now().Add(b.cfg.IdleTimeout)
+	if end := s.record().head.End; until.After(end) {
+		until = end
+	}
+	if !until.After(s.IdleExpiresAt()) {
+		return nil
+	}
+	storeCtx, cancel := b.storeContext(ctx)
+	defer cancel()
+	ok, err := b.store.Touch(storeCtx, s.key, until)
+	switch {
+	case err != nil:
+		b.log.LogAttrs(ctx, slog.LevelWarn, "session not extended", slog.String("session", logKey(s.key)), slog.Any("err", err))
+	case !ok: // it ended since it was loaded
+		_, _, problem := b.load(ctx, &s.id, s.key)
+		if problem == nil {
+			problem = newProblem(NoSession, ErrNoSession)
+		}
+		return problem
+	default:
+		s.mu.Lock()
+		s.idle = until
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// end ends a session by command, whatever its version.
+func (b *BFF) end(ctx context.Context, key string, why Reason) error {
+	ctx, cancel := b.storeContext(ctx)
+	defer cancel()
+	_, err := b.store.End(ctx, key, 0, []byte(why), time.Now().Add(markKept))
+	return err
+}
+
+// isPassive reports whether r asks not to count as activity, or is a prefetch
+// that nobody may ever look at.
+func isPassive(r *http.Request) bool {
+	return r.Header.Get("Bff-Passive") == "1" || isPrefetch(r)
+}
+
+// isPrefetch reports whether the browser sent r ahead of anybody's wish
+// (Fetch standard, Sec-Purpose).
+func isPrefetch(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") || r.Header.Get("Purpose") == "prefetch" || r.Header.Get("X-Moz") == "prefetch"
+}
