@@ -266,7 +266,7 @@ type BFF struct {
 	ring   *seal.Ring
 	store  Store
 	issuer *issuer.Client
-	since  time.Time // what the store remembers; see lookUp
+	caps   capabilities
 
 	origin    string // scheme://host[:port] of RedirectURL
 	host      string // host[:port] of it
@@ -321,9 +321,7 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 		b.store = cfg.Store
 		b.storeTimeout = cfg.StoreTimeout
 	}
-	if s, ok := b.store.(interface{ Since() time.Time }); ok {
-		b.since = s.Since()
-	}
+	b.caps = capabilitiesOf(b.store)
 	b.issuer = issuer.New(issuer.Config{
 		Issuer:           cfg.Issuer,
 		ClientID:         cfg.ClientID,

@@ -66,7 +66,78 @@ type Store interface {
 	End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (ok bool, err error)
 }
 
+// An Indexer is a [Store] that also finds records by tags, such as all sessions
+// of one subject. A tag is written like a key; the first letter of its name is
+// "t". A note is at most 256 bytes, and sealed like a value.
+//
+// A tag and the records that it leads to need not change together, or even be
+// kept in one place: callers rely on the order of their calls alone. What a Tag
+// that has returned filed, every Tagged that is called afterwards finds. A tag
+// that leads to nothing is harmless.
+type Indexer interface {
+	// Tag files key under tag with a note, until the given time. To file a key
+	// again replaces its note and its time.
+	Tag(ctx context.Context, tag, key string, note []byte, until time.Time) error
+
+	// Tagged returns the notes of the keys that are filed under tag, by key. It
+	// is empty if there are none.
+	Tagged(ctx context.Context, tag string) (notes map[string][]byte, err error)
+
+	// Untag takes key out of tag, if it is there.
+	Untag(ctx context.Context, tag, key string) error
+}
+
+// A Watcher is a [Store] that also tells what anybody changes in it.
+type Watcher interface {
+	// Watch calls changed with the key of every session's record that is
+	// replaced or ended, by whichever process, soon after it happened. Others
+	// may be reported too. At least once in every interval of the given length
+	// it calls synced with a time of this process, such that all changes that
+	// had been made before it have been reported: that is proof that nothing
+	// was lost, and its absence is none. Both are called by one goroutine at a
+	// time, and return at once.
+	//
+	// Watch returns when ctx ends, or with an error as soon as reports may have
+	// been lost; its caller then watches again.
+	Watch(ctx context.Context, every time.Duration, changed func(key string), synced func(upTo time.Time)) error
+}
+
+// An EndLog is a [Store] that also tells which sessions were ended lately, for
+// those who may have missed it.
+type EndLog interface {
+	// Ended returns the keys of the sessions' records that were ended at or
+	// after since and whose marks are still kept, the earliest first and not
+	// more than some thousands, and the time to ask from next: a caller that
+	// passes it on misses none, but may get some twice. Both are times of the
+	// store's clock; a zero since asks for none but the time.
+	Ended(ctx context.Context, since time.Time) (keys []string, next time.Time, err error)
+}
+
+// A Rememberer is a [Store] that also knows since when it has forgotten
+// nothing. It is asked when a session is absent that should have lasted longer:
+// did it idle out, or was the store lost?
+type Rememberer interface {
+	Since(ctx context.Context) (time.Time, error)
+}
+
 var _ Store = (*memstore.Store)(nil)
+
+// capabilities are what a store can do beyond [Store]. Each is nil if it can't.
+// They are looked up here, once, and nowhere else.
+type capabilities struct {
+	index  Indexer
+	watch  Watcher
+	endLog EndLog
+	memory Rememberer
+}
+
+func capabilitiesOf(s Store) (c capabilities) {
+	c.index, _ = s.(Indexer)
+	c.watch, _ = s.(Watcher)
+	c.endLog, _ = s.(EndLog)
+	c.memory, _ = s.(Rememberer)
+	return c
+}
 
 // markKept is how long an ended session's mark tells why it ended.
 const markKept = time.Hour
@@ -308,7 +379,7 @@ func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.
 		return nil, time.Time{}, newProblem(StoreUnavailable, err)
 	}
 	if !ok {
-		return nil, time.Time{}, newProblem(b.whyEnded(id, value), ErrNoSession)
+		return nil, time.Time{}, newProblem(b.whyEnded(ctx, id, value), ErrNoSession)
 	}
 	rec, err := open(id, key, value, version)
 	if err != nil {
@@ -326,19 +397,21 @@ func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.
 // whyEnded says why the session that id names is not there: its mark tells, or
 // the sign-in time under the cookie's MAC does, as far as the store's memory
 // goes back.
-func (b *BFF) whyEnded(id *seal.ID, mark []byte) Reason {
+func (b *BFF) whyEnded(ctx context.Context, id *seal.ID, mark []byte) Reason {
 	if reason := Reason(mark); reasons[reason].status == http.StatusUnauthorized {
 		return reason
 	}
 	switch age := time.Since(id.SignedIn()); {
 	case age >= b.cfg.MaxLifetime:
 		return SessionExpired
-	case id.SignedIn().Before(b.since):
-		return NoSession // the store was lost since
-	case age >= b.cfg.IdleTimeout/2:
-		return SessionIdle
+	case age < b.cfg.IdleTimeout/2 || b.caps.memory == nil:
+		return NoSession
 	}
-	return NoSession
+	since, err := b.caps.memory.Since(ctx)
+	if err != nil || id.SignedIn().Before(since) {
+		return NoSession // perhaps the store was lost since
+	}
+	return SessionIdle
 }
 
 // logKey returns what a log line may show of a record key.

@@ -97,14 +97,17 @@ func (c *Client) verifyIDToken(ctx context.Context, raw string, want Expect) (*I
 		return nil, e
 	}
 	keys := &verification{keys: c.keys}
-	verified, err := oidc.NewVerifier(c.cfg.Issuer, keys, &oidc.Config{
+	conf := &oidc.Config{
 		ClientID:                   c.cfg.ClientID,
-		SupportedSigningAlgs:       c.cfg.SigningAlgs, // check:alg
-		SkipClientIDCheck:          false,             // check:aud
-		SkipIssuerCheck:            false,             // check:iss
-		InsecureSkipSignatureCheck: false,             // check:signature
-		SkipExpiryCheck:            true,              // go-oidc allows for no skew: see readClaims
-	}).Verify(ctx, raw)
+		SkipClientIDCheck:          false, // check:aud
+		SkipIssuerCheck:            false, // check:iss
+		InsecureSkipSignatureCheck: false, // check:signature
+		SkipExpiryCheck:            true,  // go-oidc allows for no skew: see readClaims
+	}
+	if len(c.cfg.SigningAlgs) > 0 { // check:alg
+		conf.SupportedSigningAlgs = c.cfg.SigningAlgs
+	}
+	verified, err := oidc.NewVerifier(c.cfg.Issuer, keys, conf).Verify(ctx, raw)
 	if err != nil {
 		return nil, c.why(header, keys)
 	}

@@ -122,7 +122,7 @@ func New(opts Options) *Store {
 
 // Since returns the time since when s has forgotten nothing: that of its
 // creation. A session from before it may have been lost with another process.
-func (s *Store) Since() time.Time { return s.since }
+func (s *Store) Since(context.Context) (time.Time, error) { return s.since, nil }
 
 // Len returns the number of records that take up room: live ones, marks, and
 // expired ones that no write has come across yet.

@@ -327,8 +327,8 @@ func TestSince(t *testing.T) {
 		s := memstore.New(memstore.Options{})
 		time.Sleep(time.Hour)
 		create(t, s, "s", time.Hour)
-		if got := s.Since(); !got.Equal(start) {
-			t.Errorf("Since() = %v, want %v", got, start)
+		if got, err := s.Since(t.Context()); err != nil || !got.Equal(start) {
+			t.Errorf("Since() = %v, %v, want %v", got, err, start)
 		}
 	})
 }
