@@ -126,12 +126,37 @@ type Config struct {
 
 	// Keys seal cookies and records: the first seals, all open. To rotate, add
 	// the new key at the end on every replica, then move it to the front, and
-	// remove the old one MaxLifetime later. They may be empty with a nil Store
-	// and a RedirectURL on loopback: then fresh ones live in this process.
+	// remove the old one MaxLifetime later: what it alone can open ends then.
+	// [BFF.SetKeys] does each step without a restart. They may be empty with a
+	// KeySource, or with a nil Store and a RedirectURL on loopback: then fresh
+	// ones live in this process.
 	Keys []Key
+
+	// KeySource, if set, is asked for the keys every KeySourceEvery, and by New
+	// if Keys is empty; a key management service is such a function. A key that
+	// turns up while the process runs opens at once, but seals only when it has
+	// been seen for two periods, since other replicas may not have it yet. An
+	// error, or keys that New would refuse, change nothing and are logged. It
+	// must honour its context.
+	KeySource func(context.Context) ([]Key, error)
+
+	// KeySourceEvery is how often KeySource is asked. Zero means 1 minute.
+	KeySourceEvery time.Duration
 
 	// Store keeps the sessions. Nil means in the memory of this process.
 	Store Store
+
+	// CacheSize is how many decoded sessions this process keeps, so that most
+	// requests cost neither I/O nor decryption. It takes about 1 KB for each,
+	// and the tokens. Requests by safe methods may then be let in until
+	// CacheMaxStale after a session was ended by another process; unsafe
+	// methods, step-up and refresh read past it. Zero means no cache.
+	CacheSize int
+
+	// CacheMaxStale bounds how old what the cache says may be. Where the store
+	// is a [Watcher], reports of changes keep it younger than that, and entries
+	// are used for longer without being read anew. Zero means 1 second.
+	CacheMaxStale time.Duration
 
 	// IdleTimeout ends a session this long after its last request. Zero means
 	// 1 hour.
@@ -263,7 +288,7 @@ func (e *ConfigError) Error() string { return "bff: Config." + e.Field + ": " + 
 type BFF struct {
 	cfg    Config
 	log    *slog.Logger
-	ring   *seal.Ring
+	ring   atomic.Pointer[seal.Ring]
 	store  Store
 	issuer *issuer.Client
 	caps   capabilities
@@ -284,9 +309,14 @@ type BFF struct {
 	closed  bool
 	proxied atomic.Pointer[[]string] // prefixes that Proxy serves
 
+	cache   *sessionCache // nil: none
+	changes changes
+
 	work     sync.WaitGroup // what runs in the background
+	quit     context.Context
+	quitWork context.CancelFunc // ends what would run for ever
 	stop     context.Context
-	stopWork context.CancelFunc
+	stopWork context.CancelFunc // gives everything up
 }
 
 const (
@@ -297,14 +327,15 @@ const (
 
 // New checks cfg and returns a BFF ready to serve. The issuer's metadata is
 // fetched when first needed, so that New succeeds while the issuer is down;
-// ctx bounds nothing unless cfg.FailFast is set. New starts no goroutine.
+// ctx bounds nothing unless cfg.FailFast is set or cfg.KeySource is asked. New
+// starts no goroutine but for a KeySource.
 //
 // New reports every mistake in cfg at once, each as a [*ConfigError]. It copies
 // cfg, so later changes to it have no effect.
 func New(ctx context.Context, cfg Config) (*BFF, error) {
 	c := &checker{}
 	b := &BFF{flights: make(map[string]*flight)}
-	b.cfg = c.config(cfg, b)
+	b.cfg = c.config(ctx, cfg, b)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -312,6 +343,7 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.log = cfg.Logger
 	b.tokenRequests = make(chan struct{}, maxTokenRequests)
 	b.stop, b.stopWork = context.WithCancel(context.Background())
+	b.quit, b.quitWork = context.WithCancel(b.stop)
 	b.proxied.Store(&[]string{})
 
 	if cfg.Store == nil {
@@ -322,6 +354,10 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 		b.storeTimeout = cfg.StoreTimeout
 	}
 	b.caps = capabilitiesOf(b.store)
+	b.changes.epoch = time.Now().Add(-time.Hour)
+	if cfg.CacheSize > 0 {
+		b.cache = newSessionCache(cfg.CacheSize)
+	}
 	b.issuer = issuer.New(issuer.Config{
 		Issuer:           cfg.Issuer,
 		ClientID:         cfg.ClientID,
@@ -345,8 +381,12 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	if cfg.InsecureHTTP {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "InsecureHTTP: cookies and tokens may travel in the clear")
 	}
+	if cfg.KeySource != nil {
+		b.forever(b.followKeys)
+	}
 	if cfg.FailFast {
 		if _, err := b.issuer.Metadata(ctx); err != nil {
+			b.quitWork()
 			return nil, fmt.Errorf("bff: %w", err)
 		}
 	}
@@ -376,6 +416,7 @@ func (b *BFF) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
+	b.quitWork()
 	done := make(chan struct{})
 	go func() {
 		b.work.Wait()
@@ -411,6 +452,17 @@ func (b *BFF) background(ctx context.Context, f func(context.Context)) bool {
 		f(ctx)
 	}()
 	return true
+}
+
+// forever runs f in a goroutine until Close. It reports false, and does not run
+// f, after Close.
+func (b *BFF) forever(f func(context.Context)) bool {
+	return b.background(b.quit, func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(b.quit, cancel)()
+		f(ctx)
+	})
 }
 
 // storeContext bounds one call of the store.

@@ -140,7 +140,7 @@ func (b *BFF) serveLogin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name := b.attemptCookie(at.state)
-	sealed, err := b.ring.SealAttempt(name, at.Append(nil))
+	sealed, err := b.ring.Load().SealAttempt(name, at.Append(nil))
 	if err != nil {
 		fail(newProblem(BadRequest, err))
 		return
@@ -245,7 +245,7 @@ func (b *BFF) present(r *http.Request) (s *Session, sure bool) {
 	if state != cookieValid {
 		return nil, true
 	}
-	s, problem := b.session(r.Context(), id, true)
+	s, problem := b.session(r.Context(), id, true, false)
 	if problem != nil {
 		return nil, problem.Status == http.StatusUnauthorized
 	}
@@ -362,7 +362,7 @@ func (b *BFF) openAttempt(r *http.Request, state string) (*attempt, *Problem) {
 	if err != nil {
 		return nil, gone
 	}
-	value, spent, ok := b.ring.OpenAttempt(name, c.Value)
+	value, spent, ok := b.ring.Load().OpenAttempt(name, c.Value)
 	if !ok {
 		return nil, gone
 	}
@@ -436,7 +436,7 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 		return problem
 	}
 	now := time.Now()
-	id := b.ring.NewID(now)
+	id := b.ring.Load().NewID(now)
 	c.head.End = id.SignedIn().Add(b.cfg.MaxLifetime)
 	if problem := b.file(ctx, &id, c, now); problem != nil {
 		b.abandon(ctx, r, tokens)
@@ -722,7 +722,7 @@ func (b *BFF) recentSignIns(r *http.Request) []time.Time {
 	if err != nil {
 		return nil
 	}
-	value, _, ok := b.ring.OpenAttempt(c.Name, c.Value)
+	value, _, ok := b.ring.Load().OpenAttempt(c.Name, c.Value)
 	if !ok || len(value) > 4*loopLimit {
 		return nil
 	}
@@ -753,7 +753,7 @@ func (b *BFF) countSignIn(w http.ResponseWriter, r *http.Request) {
 	for _, t := range times {
 		value = binary.BigEndian.AppendUint32(value, uint32(t.Unix()))
 	}
-	sealed, err := b.ring.SealAttempt(b.cookies.signins, value)
+	sealed, err := b.ring.Load().SealAttempt(b.cookies.signins, value)
 	if err != nil {
 		return // it would have failed for the attempt already
 	}

@@ -1,6 +1,7 @@
 package bff
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,7 @@ func (c *checker) add(field, format string, args ...any) {
 func (c *checker) err() error { return errors.Join(c.errs...) }
 
 // config checks cfg, fills in the defaults, and sets what b draws from it.
-func (c *checker) config(cfg Config, b *BFF) Config {
+func (c *checker) config(ctx context.Context, cfg Config, b *BFF) Config {
 	cfg = clone(cfg)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -35,7 +36,7 @@ func (c *checker) config(cfg Config, b *BFF) Config {
 	c.party(&cfg)
 	redirect := c.redirect(&cfg, b)
 	c.durations(&cfg)
-	c.keys(&cfg, b, redirect)
+	c.keys(ctx, &cfg, b, redirect)
 	c.paths(&cfg, b)
 	c.browser(&cfg, b, redirect)
 	c.login(&cfg)
@@ -188,6 +189,8 @@ func (c *checker) durations(cfg *Config) {
 		{"IssuerTimeout", &cfg.IssuerTimeout, 10 * time.Second},
 		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second},
 		{"ClockSkew", &cfg.ClockSkew, 30 * time.Second},
+		{"KeySourceEvery", &cfg.KeySourceEvery, time.Minute},
+		{"CacheMaxStale", &cfg.CacheMaxStale, time.Second},
 	} {
 		switch {
 		case *d.value < 0:
@@ -202,14 +205,33 @@ func (c *checker) durations(cfg *Config) {
 	if cfg.IdleTimeout > cfg.MaxLifetime && cfg.MaxLifetime > 0 {
 		c.add("IdleTimeout", "%v is longer than MaxLifetime, %v; shorten it or lengthen MaxLifetime", cfg.IdleTimeout, cfg.MaxLifetime)
 	}
+	if cfg.CacheMaxStale > time.Minute {
+		c.add("CacheMaxStale", "%v is more than a minute; a sign-out elsewhere would go unnoticed for as long", cfg.CacheMaxStale)
+	}
+	if cfg.CacheSize < 0 {
+		c.add("CacheSize", "%d is negative; leave it zero for no cache", cfg.CacheSize)
+	}
 	if cfg.ClockSkew > 5*time.Minute {
 		c.add("ClockSkew", "%v is more than 5 minutes; set the clocks instead", cfg.ClockSkew)
 	}
 }
 
-func (c *checker) keys(cfg *Config, b *BFF, redirect *url.URL) {
+func (c *checker) keys(ctx context.Context, cfg *Config, b *BFF, redirect *url.URL) {
+	if cfg.KeySource != nil && len(cfg.Keys) == 0 {
+		askCtx, cancel := context.WithTimeout(ctx, keySourceTimeout)
+		keys, err := cfg.KeySource(askCtx)
+		cancel()
+		if err != nil {
+			c.add("KeySource", "%v; it must answer once, or set Keys for the start", err)
+			return
+		}
+		cfg.Keys = slices.Clone(keys)
+	}
 	if len(cfg.Keys) == 0 {
 		switch {
+		case cfg.KeySource != nil:
+			c.add("KeySource", "returned no keys; make one with openssl rand -base64 32")
+			return
 		case cfg.Store != nil:
 			c.add("Keys", "is empty; sessions in a Store outlive the process, so their keys must: make one with openssl rand -base64 32")
 			return
@@ -222,35 +244,37 @@ func (c *checker) keys(cfg *Config, b *BFF, redirect *url.URL) {
 		cfg.Keys = []Key{NewKey()}
 		cfg.Logger.Warn("no Keys: sessions end with this process")
 	}
-	raw := make([][]byte, len(cfg.Keys))
-	ok := true
-	for i, k := range cfg.Keys {
+	b.ring.Store(c.ring(cfg.Keys, cfg.Issuer, cfg.ClientID))
+}
+
+// ring makes a ring of keys, or reports why it can't.
+func (c *checker) ring(keys []Key, issuer, clientID string) *seal.Ring {
+	before := len(c.errs)
+	raw := make([][]byte, len(keys))
+	for i, k := range keys {
 		raw[i] = k.bytes
-		if len(k.bytes) != seal.KeySize {
+		switch {
+		case len(k.bytes) != seal.KeySize:
 			c.add(fmt.Sprintf("Keys[%d]", i), "has %d bytes, not %d; make one with openssl rand -base64 32", len(k.bytes), seal.KeySize)
-			ok = false
 			continue
-		}
-		if weak(k.bytes) {
+		case weak(k.bytes):
 			c.add(fmt.Sprintf("Keys[%d]", i), "is one byte repeated; make one with openssl rand -base64 32")
-			ok = false
 		}
 		for j := range i {
 			if string(raw[j]) == string(k.bytes) {
 				c.add(fmt.Sprintf("Keys[%d]", i), "is the same as Keys[%d]; use each key once", j)
-				ok = false
 			}
 		}
 	}
-	if !ok {
-		return
+	if len(c.errs) > before {
+		return nil
 	}
-	ring, err := seal.NewRing(raw, cfg.Issuer, cfg.ClientID)
+	ring, err := seal.NewRing(raw, issuer, clientID)
 	if err != nil {
 		c.add("Keys", "%v", err)
-		return
+		return nil
 	}
-	b.ring = ring
+	return ring
 }
 
 // weak reports whether k is one byte repeated, such as all zeros.

@@ -79,7 +79,7 @@ func (b *BFF) identify(r *http.Request) (seal.ID, cookieState) {
 	case found > 1: // check:cookie-twice
 		return seal.ID{}, cookieTwice
 	}
-	id, ok := b.ring.ParseCookie(value)
+	id, ok := b.ring.Load().ParseCookie(value)
 	if !ok {
 		return seal.ID{}, cookieForeign
 	}

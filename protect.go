@@ -22,6 +22,7 @@ type route struct {
 	authorize  []func(*http.Request, *Session) error
 	navigation bool
 	passive    bool
+	fresh      bool // the cache may not answer
 }
 
 // answer is how somebody who isn't signed in is told.
@@ -136,7 +137,7 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 	}
 	if !outer {
 		var problem *Problem
-		if s, problem = b.session(r.Context(), id, rt.passive || isPassive(r)); problem != nil {
+		if s, problem = b.session(r.Context(), id, rt.passive || isPassive(r), !unsafe && !rt.fresh); problem != nil {
 			return b.anonymous(r, rt, problem)
 		}
 		s.proven = unsafe

@@ -126,6 +126,9 @@ func (b *BFF) refresh(ctx context.Context, s *Session, stale time.Time) *flight 
 }
 
 func (b *BFF) land(key string, f *flight) {
+	if b.cache != nil {
+		b.cache.drop(key) // what it knows is what was to be refreshed
+	}
 	b.mu.Lock()
 	delete(b.flights, key)
 	b.mu.Unlock()
@@ -183,6 +186,7 @@ const (
 	maxPause   = 30 * time.Second // between two attempts at an issuer in trouble
 	pollFirst  = 5 * time.Millisecond
 	pollMost   = 250 * time.Millisecond
+	pollWoken  = time.Second // where the store reports what it changes
 )
 
 // A refresher carries out one flight.
@@ -204,6 +208,8 @@ type refresher struct {
 
 // run refreshes, waits for whoever does, or finds out why neither can be.
 func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
+	changes := r.b.changes.await(r.key)
+	defer r.b.changes.leave(changes)
 	for poll := pollFirst; ; {
 		rec, _, problem := r.b.load(ctx, &r.id, r.key)
 		if problem != nil {
@@ -214,7 +220,11 @@ func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 			return rec, nil // somebody else did it
 		}
 		if h.Claim.Held() && !r.ranOut(h.Claim) && !r.certain(h.Claim) {
-			if !sleep(ctx, poll) {
+			r.b.watch()
+			if r.b.listening() {
+				poll = pollWoken
+			}
+			if !changes.wait(ctx, poll) {
 				return nil, newProblem(IssuerUnavailable, ctx.Err())
 			}
 			poll = min(2*poll, pollMost)
@@ -328,6 +338,9 @@ func (r *refresher) replace(ctx context.Context, version uint64, c *content) (ne
 	next, ok, err = r.b.store.Replace(storeCtx, r.key, version, value)
 	cancel()
 	if err == nil {
+		if ok {
+			r.b.changed(r.key)
+		}
 		return next, ok, nil
 	}
 	now, _, problem := r.b.load(ctx, &r.id, r.key)
@@ -410,6 +423,7 @@ func (r *refresher) endAt(ctx context.Context, version uint64, why Reason) (*loa
 	storeCtx, cancel := r.b.storeContext(ctx)
 	defer cancel()
 	ok, err := r.b.store.End(storeCtx, r.key, version, []byte(why), time.Now().Add(markKept))
+	r.b.changed(r.key)
 	if err != nil {
 		return nil, newProblem(StoreUnavailable, err), true
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/agglestone/bff/internal/record"
@@ -162,6 +163,7 @@ type loaded struct {
 	version uint64
 	head    record.Head
 	sealed  *seal.Record
+	token   atomic.Pointer[Secret] // the access token, once somebody needed it
 }
 
 type sessionKey struct{}
@@ -308,8 +310,16 @@ func (r *loaded) claims() (record.Claims, error) {
 }
 
 func (r *loaded) access() (Secret, error) {
+	if token := r.token.Load(); token != nil {
+		return *token, nil
+	}
 	plain, err := r.sealed.Part(nil, record.PartAccess)
-	return Secret(plain), err
+	if err != nil {
+		return "", err
+	}
+	token := Secret(plain)
+	r.token.Store(&token)
+	return token, nil
 }
 
 func (r *loaded) grant() (record.Grant, error) {
@@ -340,7 +350,7 @@ func open(id *seal.ID, key string, value []byte, version uint64) (*loaded, error
 	if err != nil {
 		return nil, err
 	}
-	return &loaded{version, head, sealed}, nil
+	return &loaded{version: version, head: head, sealed: sealed}, nil
 }
 
 // A content is a whole record, to be changed and written.
@@ -369,8 +379,32 @@ func (c *content) seal(id *seal.ID) ([]byte, error) {
 	return id.Seal(c.head.Append(nil), []byte(c.access), c.claims.Append(nil), c.grant.Append(nil))
 }
 
-// load reads the session that id names. The problem is the reason why there is
-// none, or that nobody can tell at the moment.
+// lookUp finds the session that id names, in the cache if it may be, or in the
+// store.
+func (b *BFF) lookUp(ctx context.Context, id *seal.ID, key string, cacheMay bool) (*loaded, time.Time, *Problem) {
+	if b.cache == nil {
+		return b.load(ctx, id, key)
+	}
+	b.watch()
+	began := b.changes.clock()
+	if cacheMay {
+		if rec, idle, ok := b.cache.get(key, began-int64(b.cfg.CacheMaxStale), &b.changes); ok {
+			return rec, idle, nil
+		}
+	}
+	drops := b.cache.drops(key)
+	rec, idle, problem := b.load(ctx, id, key)
+	switch {
+	case problem == nil:
+		b.cache.put(key, rec, idle, began, drops)
+	case problem.Status == http.StatusUnauthorized:
+		b.cache.drop(key)
+	}
+	return rec, idle, problem
+}
+
+// load reads the session that id names from the store. The problem is the
+// reason why there is none, or that nobody can tell at the moment.
 func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.Time, *Problem) {
 	ctx, cancel := b.storeContext(ctx)
 	defer cancel()
@@ -423,11 +457,12 @@ func logKey(key string) string {
 }
 
 // session returns the session of a request whose cookie named id, extended if
-// that is due and the request counts as activity.
-func (b *BFF) session(ctx context.Context, id seal.ID, passive bool) (*Session, *Problem) {
+// that is due and the request counts as activity. cacheMay says whether the
+// cache may answer.
+func (b *BFF) session(ctx context.Context, id seal.ID, passive, cacheMay bool) (*Session, *Problem) {
 	s := &Session{b: b, id: id}
 	s.key = s.id.RecordKey()
-	rec, expires, problem := b.load(ctx, &s.id, s.key)
+	rec, expires, problem := b.lookUp(ctx, &s.id, s.key, cacheMay)
 	if problem != nil {
 		return nil, problem
 	}
@@ -457,7 +492,7 @@ func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
 	case err != nil:
 		b.log.LogAttrs(ctx, slog.LevelWarn, "session not extended", slog.String("session", logKey(s.key)), slog.Any("err", err))
 	case !ok: // it ended since it was loaded
-		_, _, problem := b.load(ctx, &s.id, s.key)
+		_, _, problem := b.lookUp(ctx, &s.id, s.key, false)
 		if problem == nil {
 			problem = newProblem(NoSession, ErrNoSession)
 		}
@@ -466,6 +501,9 @@ func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
 		s.mu.Lock()
 		s.idle = until
 		s.mu.Unlock()
+		if b.cache != nil {
+			b.cache.extend(s.key, until)
+		}
 	}
 	return nil
 }
@@ -475,6 +513,7 @@ func (b *BFF) end(ctx context.Context, key string, why Reason) error {
 	ctx, cancel := b.storeContext(ctx)
 	defer cancel()
 	_, err := b.store.End(ctx, key, 0, []byte(why), time.Now().Add(markKept))
+	b.changed(key) // whatever the store reports, and when
 	return err
 }
 
