@@ -67,6 +67,9 @@ func newApp(t *testing.T, s setup) *app {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	if _, ok := cfg.Store.(bff.Indexer); cfg.Store != nil && !ok {
+		cfg.NoBackchannelLogout = true
+	}
 	a.api = &api{}
 	up := s.api
 	up.URL, up.StripPrefix = "https://api.example.com/v1", "/api"

@@ -107,7 +107,9 @@ type Config struct {
 	RedirectURL string
 
 	// PostLogoutURL is where a sign-out ends, as registered at the issuer.
-	// Empty means the root of RedirectURL's origin.
+	// Empty means the root of RedirectURL's origin. The route /auth/logged-out
+	// of ours checks the state that comes back, and leads on to the returnUrl
+	// of the sign-out.
 	PostLogoutURL string
 
 	// Scopes are asked for at sign-in; openid is added. Nil means openid,
@@ -228,6 +230,20 @@ type Config struct {
 	// method, on top of the proof of origin.
 	RequireCSRFToken bool
 
+	// MaxSessions is how many sessions a subject may have at once; a sign-in
+	// beyond it ends the oldest. It needs a Store that is an [Indexer]. Zero
+	// means any number.
+	MaxSessions int
+
+	// NoBackchannelLogout takes away the route that the issuer ends sessions
+	// by. With the route, Store must be an [Indexer].
+	NoBackchannelLogout bool
+
+	// OnEvent, if set, is called with every [Event], at once, in the goroutine
+	// of whatever caused it, and so concurrently. It must return quickly; to
+	// queue is its own choice.
+	OnEvent func(context.Context, Event)
+
 	// Paths are where the routes are. Each empty one has its default.
 	Paths Paths
 
@@ -237,6 +253,14 @@ type Config struct {
 	// OmitIDTokenHint leaves id_token_hint out of the sign-out request to the
 	// issuer, which then may have to ask the user.
 	OmitIDTokenHint bool
+
+	// LogoutHint is the claim, such as email, whose value is sent as logout_hint
+	// where no id_token_hint is. Empty means none.
+	LogoutHint string
+
+	// RevokeAccessToken revokes the access token at sign-out as well as the
+	// refresh token, for issuers where the one doesn't end with the other.
+	RevokeAccessToken bool
 
 	// SessionClaims are the claims that GET /auth/session shows. Nil means
 	// name, email, picture, preferred_username and groups.
@@ -293,13 +317,17 @@ type BFF struct {
 	issuer *issuer.Client
 	caps   capabilities
 
-	origin    string // scheme://host[:port] of RedirectURL
-	host      string // host[:port] of it
-	callback  string // its path
-	paths     Paths
-	sessionAt string // path of the session route
-	cookies   cookieNames
-	upstreams []*target // of Config, for Client
+	origin        string // scheme://host[:port] of RedirectURL
+	host          string // host[:port] of it
+	callback      string // its path
+	paths         Paths
+	sessionAt     string // path of the session route
+	sessionsAt    string
+	eventsAt      string
+	loggedOutAt   string
+	backchannelAt string
+	cookies       cookieNames
+	upstreams     []*target // of Config, for Client
 
 	tokenRequests chan struct{} // bounds those in flight
 	storeTimeout  time.Duration // zero: the store can't block
@@ -311,6 +339,8 @@ type BFF struct {
 
 	cache   *sessionCache // nil: none
 	changes changes
+	tally   tally
+	streams streams
 
 	work     sync.WaitGroup // what runs in the background
 	quit     context.Context
@@ -345,6 +375,8 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.stop, b.stopWork = context.WithCancel(context.Background())
 	b.quit, b.quitWork = context.WithCancel(b.stop)
 	b.proxied.Store(&[]string{})
+	b.streams.wake = make(chan struct{}, 1)
+	b.streams.sessions = make(map[string]*watched)
 
 	if cfg.Store == nil {
 		b.store = memstore.New(memstore.Options{})
@@ -355,6 +387,18 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	}
 	b.caps = capabilitiesOf(b.store)
 	b.changes.epoch = time.Now().Add(-time.Hour)
+	if b.caps.index == nil {
+		// Said here, and not when the issuer first calls.
+		if !cfg.NoBackchannelLogout {
+			c.add("Store", "can't find sessions by tags (it is no Indexer), which back-channel logout needs; use a store that can, or set NoBackchannelLogout")
+		}
+		if cfg.MaxSessions > 0 {
+			c.add("MaxSessions", "needs a Store that can find sessions by tags (an Indexer)")
+		}
+		if err := c.err(); err != nil {
+			return nil, err
+		}
+	}
 	if cfg.CacheSize > 0 {
 		b.cache = newSessionCache(cfg.CacheSize)
 	}
@@ -431,6 +475,7 @@ func (b *BFF) Close(ctx context.Context) error {
 		<-done // every step in the background has a deadline and heeds stop
 	}
 	b.stopWork()
+	b.flushAll()
 	return errors.Join(err, b.issuer.Close(ctx))
 }
 
@@ -482,12 +527,25 @@ func (b *BFF) Routes(next http.Handler) http.Handler {
 		b.callback:     {http.MethodGet: b.serveCallback},
 		b.paths.Logout: {http.MethodPost: b.serveLogout},
 		b.sessionAt:    {http.MethodGet: b.serveSession, http.MethodPost: b.serveExtend},
+		b.eventsAt:     {http.MethodGet: b.serveEvents},
+		b.loggedOutAt:  {http.MethodGet: b.serveLoggedOut},
 	}
 	if !b.cfg.NoLogoutPage {
 		own[b.paths.Logout][http.MethodGet] = b.serveLogoutPage
 	}
+	if b.caps.index != nil {
+		own[b.sessionsAt] = map[string]http.HandlerFunc{http.MethodGet: b.serveSessions}
+		own[b.sessionsAt+"/end-others"] = map[string]http.HandlerFunc{http.MethodPost: b.serveEndOthers}
+	}
+	if !b.cfg.NoBackchannelLogout {
+		own[b.backchannelAt] = map[string]http.HandlerFunc{http.MethodPost: b.serveBackchannel}
+	}
+	one := map[string]http.HandlerFunc{http.MethodDelete: b.serveEndSession} // of the user's sessions
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		methods, ok := own[r.URL.Path]
+		if !ok && b.caps.index != nil && isChild(r.URL.Path, b.sessionsAt) {
+			methods, ok = one, true
+		}
 		if !ok {
 			if next == nil {
 				b.refuse(w, r, newProblem(NotFound, nil))
@@ -502,11 +560,18 @@ func (b *BFF) Routes(next http.Handler) http.Handler {
 			b.refuse(w, r, newProblem(MethodNotAllowed, nil))
 			return
 		}
-		if r.URL.Path != b.paths.Login { // which makes room for its own
+		// The login makes room for its own cookie, and the issuer has none.
+		if r.URL.Path != b.paths.Login && r.URL.Path != b.backchannelAt {
 			b.trimAttempts(w, r)
 		}
 		serve(w, r)
 	})
+}
+
+// isChild reports whether path is one segment below parent.
+func isChild(path, parent string) bool {
+	rest, ok := strings.CutPrefix(path, parent+"/")
+	return ok && rest != "" && !strings.Contains(rest, "/")
 }
 
 func allowed(methods map[string]http.HandlerFunc) string {
@@ -531,9 +596,17 @@ func (b *BFF) Patterns() []string {
 		"POST " + b.paths.Logout,
 		"GET " + b.sessionAt,
 		"POST " + b.sessionAt,
+		"GET " + b.eventsAt,
+		"GET " + b.loggedOutAt,
 	}
 	if !b.cfg.NoLogoutPage {
 		patterns = append(patterns, "GET "+b.paths.Logout)
+	}
+	if b.caps.index != nil {
+		patterns = append(patterns, "GET "+b.sessionsAt, "POST "+b.sessionsAt+"/end-others", "DELETE "+b.sessionsAt+"/{handle}")
+	}
+	if !b.cfg.NoBackchannelLogout {
+		patterns = append(patterns, "POST "+b.backchannelAt)
 	}
 	return patterns
 }
@@ -542,7 +615,7 @@ func (b *BFF) Patterns() []string {
 // Proxy serves: no sign-in may end there. [returnto.Clean] asks with the path
 // itself and with what a forgiving router may make of it.
 func (b *BFF) ownPath(path string) bool {
-	for _, own := range []string{b.paths.Login, b.callback, b.paths.Logout, b.sessionAt} {
+	for _, own := range []string{b.paths.Login, b.callback, b.paths.Logout, b.sessionAt, b.sessionsAt, b.eventsAt, b.loggedOutAt, b.backchannelAt} {
 		if path == returnto.Plain(own) {
 			return true
 		}

@@ -116,6 +116,7 @@ func (b *BFF) serveLogin(w http.ResponseWriter, r *http.Request) {
 	if wait := b.loginLoop(r); wait > 0 {
 		p := newProblem(LoginLoop, nil)
 		p.RetryAfter = wait
+		b.emit(r.Context(), r, Event{Kind: LoginLoopStopped, Reason: LoginLoop})
 		fail(p)
 		return
 	}
@@ -268,6 +269,7 @@ func (b *BFF) serveCallback(w http.ResponseWriter, r *http.Request) {
 	}
 	problem.Page = true
 	problem.LoginURL = b.paths.Login
+	e := Event{Kind: SignInRefused, Reason: problem.Reason, Err: problem.Err}
 	switch problem.Reason {
 	case LoginExpired, LoginReplayed, LoginMismatch, BadRequest:
 		// A tab left over from another sign-in: whoever is signed in needs no
@@ -276,6 +278,9 @@ func (b *BFF) serveCallback(w http.ResponseWriter, r *http.Request) {
 			b.redirect(w, b.cfg.DefaultReturnURL)
 			return
 		}
+		b.emitCounted(r, e) // anybody can cause these
+	default:
+		b.emit(r.Context(), r, e)
 	}
 	b.refuse(w, r, problem)
 }
@@ -437,27 +442,35 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 	}
 	now := time.Now()
 	id := b.ring.Load().NewID(now)
-	c.head.End = id.SignedIn().Add(b.cfg.MaxLifetime)
-	if problem := b.file(ctx, &id, c, now); problem != nil {
+	if end := id.SignedIn().Add(b.cfg.MaxLifetime); c.head.End.IsZero() || end.Before(c.head.End) {
+		c.head.End = end
+	}
+	if problem := b.file(ctx, &id, c, device(r.UserAgent()), now); problem != nil {
 		b.abandon(ctx, r, tokens)
 		return problem
 	}
+	key := id.RecordKey()
 	if r.Context().Err() != nil {
-		b.end(ctx, id.RecordKey(), SessionRevoked)
+		b.endKey(ctx, key, SessionRevoked)
 		b.abandon(ctx, r, tokens)
 		return newProblem(LoginExpired, r.Context().Err())
 	}
 	// Invariant 6. The refresh token of the old session is not revoked: at
 	// some issuers all sign-ins of one browser share a grant.
 	if old, state := b.identify(r); state == cookieValid {
-		if err := b.end(ctx, old.RecordKey(), Replaced); err != nil {
+		oldKey := old.RecordKey()
+		ended, err := b.endKey(ctx, oldKey, Replaced)
+		if err != nil {
 			b.log.LogAttrs(ctx, slog.LevelWarn, "the browser's old session was not ended", slog.Any("err", err))
 		}
+		if ended {
+			b.emit(ctx, r, Event{Kind: SessionEnded, Session: seal.Handle(oldKey), Reason: Replaced, By: ByUser})
+		}
 	}
+	b.limitSessions(ctx, c.head.Subject, key)
 	b.setSession(w, &id, c.head.End)
 	b.countSignIn(w, r)
-	b.log.LogAttrs(ctx, slog.LevelInfo, "signed in",
-		slog.String("issuer", b.cfg.Issuer), slog.String("subject", c.head.Subject), slog.String("session", logKey(id.RecordKey())))
+	b.emit(ctx, r, Event{Kind: SignedIn, Subject: c.head.Subject, Session: seal.Handle(key)})
 	if !c.head.Renewable {
 		b.log.LogAttrs(ctx, slog.LevelInfo, "no refresh token: the session outlives its access token; many issuers want the scope offline_access",
 			slog.String("issuer", b.cfg.Issuer))
@@ -496,6 +509,7 @@ func (b *BFF) signIn(ctx context.Context, at *attempt, tokens *issuer.TokenRespo
 	c.head.Renewable = tokens.RefreshToken != ""
 	rand.Read(c.head.TokenID[:])
 	b.lend(&c.head, tokens, time.Now())
+	c.head.End = tok.SessionExpiry
 	if err := b.learn(ctx, c, tok.Claims, tokens.AccessToken); err != nil {
 		return nil, issuerProblem(err)
 	}
@@ -578,8 +592,9 @@ func (b *BFF) ask(ctx context.Context, c *content, l *Login) error {
 	return nil
 }
 
-// file creates the session's record.
-func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, now time.Time) *Problem {
+// file creates the session's record, and ends it again if it was to end
+// meanwhile.
+func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, now time.Time) *Problem {
 	value, err := c.seal(id)
 	if err != nil {
 		return newProblem(IssuerError, err)
@@ -588,14 +603,29 @@ func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, now time.Time) 
 	if expires.After(c.head.End) {
 		expires = c.head.End
 	}
-	ctx, cancel := b.storeContext(ctx)
-	defer cancel()
-	ok, err := b.store.Create(ctx, id.RecordKey(), value, expires, c.head.End)
+	key := id.RecordKey()
+	if err := b.fileTags(ctx, id, key, c, device, now); err != nil {
+		return newProblem(StoreUnavailable, err)
+	}
+	storeCtx, cancel := b.storeContext(ctx)
+	ok, err := b.store.Create(storeCtx, key, value, expires, c.head.End)
+	cancel()
+	if err == nil && !ok { // 256 random bits are taken only if the write was repeated
+		err = errors.New("record key is taken")
+	}
 	if err != nil {
 		return newProblem(StoreUnavailable, err)
 	}
-	if !ok { // 256 random bits are taken only if the write was repeated
-		return newProblem(StoreUnavailable, errors.New("record key is taken"))
+	ended, err := b.overtaken(ctx, id, &c.head, c.grant.IssuedAt)
+	switch {
+	case err != nil:
+		b.endKey(ctx, key, SessionRevoked)
+		return newProblem(StoreUnavailable, err)
+	case ended:
+		if _, err := b.endKey(ctx, key, SessionRevoked); err != nil {
+			return newProblem(StoreUnavailable, err)
+		}
+		return newProblem(SessionRevoked, errors.New("the issuer ended the sign-in meanwhile"))
 	}
 	return nil
 }

@@ -75,6 +75,7 @@ func (b *BFF) changed(key string) {
 		b.cache.drop(key)
 	}
 	b.changes.wakeKey(key)
+	b.streams.touched(key)
 }
 
 // inSync is called with a time up to which every change was reported.

@@ -211,6 +211,9 @@ func (c *checker) durations(cfg *Config) {
 	if cfg.CacheSize < 0 {
 		c.add("CacheSize", "%d is negative; leave it zero for no cache", cfg.CacheSize)
 	}
+	if cfg.MaxSessions < 0 {
+		c.add("MaxSessions", "%d is negative; leave it zero for any number", cfg.MaxSessions)
+	}
 	if cfg.ClockSkew > 5*time.Minute {
 		c.add("ClockSkew", "%v is more than 5 minutes; set the clocks instead", cfg.ClockSkew)
 	}
@@ -306,9 +309,12 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 		}
 	}
 	b.paths = *p
-	b.sessionAt = p.Prefix + "/session"
+	b.sessionAt, b.sessionsAt = p.Prefix+"/session", p.Prefix+"/sessions"
+	b.eventsAt, b.backchannelAt = p.Prefix+"/events", p.Prefix+"/backchannel-logout"
+	b.loggedOutAt = p.Prefix + "/logged-out"
 	routes := []struct{ field, path string }{
-		{"RedirectURL", b.callback}, {"Paths.Login", p.Login}, {"Paths.Logout", p.Logout}, {"Paths.Prefix", b.sessionAt},
+		{"RedirectURL", b.callback}, {"Paths.Login", p.Login}, {"Paths.Logout", p.Logout},
+		{"Paths.Prefix", b.sessionAt}, {"Paths.Prefix", b.sessionsAt}, {"Paths.Prefix", b.eventsAt}, {"Paths.Prefix", b.loggedOutAt}, {"Paths.Prefix", b.backchannelAt},
 	}
 	for i, r := range routes {
 		for _, other := range routes[:i] {

@@ -16,13 +16,14 @@ type cookieNames struct {
 	session string
 	attempt string // prefix of the name of each login attempt's cookie
 	signins string // the loop breaker's
+	logout  string // of a sign-out at the issuer
 }
 
 func newCookieNames(name string, secure bool) cookieNames {
 	if secure {
 		name = "__Host-Http-" + name
 	}
-	return cookieNames{secure, name, name + "-login-", name + "-signins"}
+	return cookieNames{secure, name, name + "-login-", name + "-signins", name + "-logout"}
 }
 
 // set sets a cookie. Every cookie of ours, set or deleted, comes from here:

@@ -82,7 +82,7 @@ func (b *BFF) noSession(w http.ResponseWriter, r *http.Request, problem *Problem
 				Reason        Reason    `json:"reason"`
 				LoginURL      string    `json:"loginUrl"`
 				Now           time.Time `json:"now"`
-			}{false, problem.Reason, b.paths.Login, time.Now().UTC().Truncate(time.Second)})
+			}{false, problem.Reason, b.paths.Login, seconds(time.Now())})
 			return
 		}
 	}
@@ -109,25 +109,24 @@ func (b *BFF) describe(r *http.Request, s *Session) (*sessionJSON, error) {
 			claims[name] = v
 		}
 	}
-	second := func(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 	info := &sessionJSON{
 		Authenticated: true,
 		Subject:       h.Subject,
 		Groups:        groups,
 		Claims:        claims,
 		Session: sessionTimes{
-			CreatedAt:     second(s.CreatedAt()),
-			IdleExpiresAt: second(s.IdleExpiresAt()),
-			ExpiresAt:     second(h.End),
+			CreatedAt:     seconds(s.CreatedAt()),
+			IdleExpiresAt: seconds(s.IdleExpiresAt()),
+			ExpiresAt:     seconds(h.End),
 		},
-		AccessToken: accessTokenJSON{second(h.AccessExpiry), h.Renewable},
+		AccessToken: accessTokenJSON{seconds(h.AccessExpiry), h.Renewable},
 		CSRFToken:   s.CSRFToken(),
 		LoginURL:    b.paths.Login,
 		LogoutURL:   b.paths.Logout,
-		Now:         second(time.Now()),
+		Now:         seconds(time.Now()),
 	}
 	if !h.AuthTime.IsZero() {
-		t := second(h.AuthTime)
+		t := seconds(h.AuthTime)
 		info.Session.AuthTime = &t
 	}
 	if b.cfg.SessionInfo != nil {

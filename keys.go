@@ -21,7 +21,7 @@ func (b *BFF) SetKeys(keys ...Key) error {
 		return err
 	}
 	b.ring.Store(ring)
-	b.log.Info("keys set", slog.Int("keys", len(keys)))
+	b.emit(context.Background(), nil, Event{Kind: KeysChanged})
 	return nil
 }
 

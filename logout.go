@@ -4,18 +4,20 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
+	"github.com/agglestone/bff/internal/returnto"
 	"github.com/agglestone/bff/internal/seal"
 )
 
 // serveLogout answers POST /logout: the local session goes first, then the
 // refresh token, and the browser is led to the issuer's end-session endpoint
 // (OpenID Connect RP-Initiated Logout 1.0), or to PostLogoutURL where there is
-// none. It never fails because the issuer does.
+// none. It never fails because the issuer does. With the parameter onlyHere=1
+// the issuer's own session is left alone; returnUrl says where to end.
 //
 // The proof of origin is demanded with or without a session: the answer deletes
 // cookies, and a foreign page may not make us do that.
@@ -27,22 +29,27 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 		b.refuse(w, r, p)
 		return
 	}
-	to := b.cfg.PostLogoutURL
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		query = nil
+	}
+	home := b.cfg.PostLogoutURL
+	if clean, ok := returnto.Clean(one(query, "returnUrl"), b.ownPath); ok {
+		home = clean
+	}
+	to := home
 	if state == cookieValid {
-		hint, subject, problem := b.signOut(r.Context(), &id)
+		who, problem := b.signOut(r.Context(), &id)
 		if problem != nil {
 			problem.Page = !wantsJSON(r)
 			b.refuse(w, r, problem)
 			return
 		}
-		if subject != "" {
+		if who != nil {
 			b.forget(w, r)
-			// The hint is an ID token: it goes to the issuer, in a redirect that
-			// no script can read, and nowhere else.
-			if wantsJSON(r) || b.cfg.OmitIDTokenHint {
-				hint = ""
+			if one(query, "onlyHere") != "1" {
+				to = b.endSession(w, who, home, wantsJSON(r))
 			}
-			to = b.endSessionURL(hint)
 		}
 	}
 	setPrivate(w.Header())
@@ -55,34 +62,62 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// signOut ends the session of id and revokes its refresh token. It returns the
-// ID token for the hint, and whose session it was: nobody's if there was none.
-func (b *BFF) signOut(ctx context.Context, id *seal.ID) (idToken, subject string, problem *Problem) {
+// A leaver is who has just signed out, as the issuer wants to know it.
+type leaver struct {
+	idToken string // for id_token_hint
+	hint    string // for logout_hint
+}
+
+// signOut ends the session of id and revokes its refresh token. It returns nil
+// if there was none.
+func (b *BFF) signOut(ctx context.Context, id *seal.ID) (*leaver, *Problem) {
 	key := id.RecordKey()
 	rec, _, problem := b.load(ctx, id, key)
 	if problem != nil && problem.Status == http.StatusUnauthorized {
-		return "", "", nil
+		return nil, nil
 	}
 	if problem != nil {
-		return "", "", problem
+		return nil, problem
 	}
 	// From here on the browser's wish to leave doesn't hang on its patience.
 	ctx = context.WithoutCancel(ctx)
-	if err := b.end(ctx, key, SignedOut); err != nil {
-		return "", "", newProblem(StoreUnavailable, err)
+	ended, err := b.endKey(ctx, key, SignedOut)
+	if err != nil {
+		return nil, newProblem(StoreUnavailable, err)
 	}
-	b.log.LogAttrs(ctx, slog.LevelInfo, "signed out",
-		slog.String("issuer", b.cfg.Issuer), slog.String("subject", rec.head.Subject), slog.String("session", logKey(key)))
+	if ended {
+		b.emit(ctx, nil, Event{Kind: SessionEnded, Subject: rec.head.Subject, Session: seal.Handle(key), Reason: SignedOut, By: ByUser})
+	}
+	b.untag(ctx, id, key, &rec.head)
+	who := &leaver{hint: rec.hint(b.cfg.LogoutHint)}
 	grant, err := rec.grant()
 	if err != nil {
-		return "", rec.head.Subject, nil
+		return who, nil
 	}
+	who.idToken = grant.IDToken
 	access, err := rec.access()
 	if err != nil {
 		access = ""
 	}
 	b.revoke(ctx, grant.RefreshToken, access.Reveal())
-	return grant.IDToken, rec.head.Subject, nil
+	if b.cfg.RevokeAccessToken && grant.RefreshToken != "" {
+		b.revoke(ctx, "", access.Reveal())
+	}
+	return who, nil
+}
+
+// hint returns the claim of that name, if it is text.
+func (r *loaded) hint(name string) string {
+	c, err := r.claims()
+	if err != nil || name == "" {
+		return ""
+	}
+	all := map[string]any{}
+	if json.Unmarshal(c.JSON, &all) != nil {
+		return ""
+	}
+	text, _ := all[name].(string)
+	return text
 }
 
 // forget deletes all cookies of ours.
@@ -95,26 +130,82 @@ func (b *BFF) forget(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// endSessionURL returns where the issuer ends its own session, or PostLogoutURL
-// if it doesn't say or can't be asked now.
-func (b *BFF) endSessionURL(idToken string) string {
+// logoutStateLen is the length of what rand.Text returns: a part of a state
+// must not match it.
+const logoutStateLen = 26
+
+// maxLogoutURL bounds the end-session request: servers refuse a longer line.
+const maxLogoutURL = 8000
+
+// endSession returns where the issuer ends its own session and sends the
+// browser back to us, or home if it doesn't say or can't be asked now.
+//
+// The hint is an ID token: it goes to the issuer, in a redirect that no script
+// can read, and nowhere else. One that would make the request too long is left
+// out, and the issuer may have to ask the user.
+func (b *BFF) endSession(w http.ResponseWriter, who *leaver, home string, script bool) string {
 	meta := b.issuer.Known()
 	if meta == nil || meta.EndSessionEndpoint == "" {
-		return b.cfg.PostLogoutURL
+		return home
 	}
 	u, err := url.Parse(meta.EndSessionEndpoint)
 	if err != nil {
-		return b.cfg.PostLogoutURL
+		return home
 	}
+	state := rand.Text()
 	q := u.Query()
 	q.Set("client_id", b.cfg.ClientID)
 	q.Set("post_logout_redirect_uri", b.cfg.PostLogoutURL)
-	q.Set("state", rand.Text())
-	if idToken != "" {
-		q.Set("id_token_hint", idToken)
+	q.Set("state", state)
+	if b.cfg.PostLogoutURL == b.origin+b.loggedOutAt {
+		b.rememberLogout(w, state, home)
+	}
+	if who.idToken != "" && !script && !b.cfg.OmitIDTokenHint {
+		q.Set("id_token_hint", who.idToken)
+		u.RawQuery = q.Encode()
+		if long := u.String(); len(long) <= maxLogoutURL {
+			return long
+		}
+		q.Del("id_token_hint")
+	}
+	if who.hint != "" {
+		q.Set("logout_hint", who.hint)
 	}
 	u.RawQuery = q.Encode()
 	return u.String()
+}
+
+// rememberLogout sets the cookie by which the browser's return from the issuer
+// is known.
+func (b *BFF) rememberLogout(w http.ResponseWriter, state, home string) {
+	if home == b.cfg.PostLogoutURL {
+		home = ""
+	}
+	sealed, err := b.ring.Load().SealAttempt(b.cookies.logout, []byte(state+home))
+	if err != nil {
+		return // too long a path: the root will do
+	}
+	b.cookies.set(w, b.cookies.logout, sealed, http.SameSiteLaxMode, int(seal.AttemptAge/time.Second))
+}
+
+// serveLoggedOut answers GET /auth/logged-out, where the issuer sends the
+// browser after a sign-out if PostLogoutURL says so. It leads to where the
+// sign-out was to end, if the state is the one that this browser was sent off
+// with (OpenID Connect RP-Initiated Logout 1.0, section 2), and else to
+// DefaultReturnURL: a missing or wrong state is no error, and never a place.
+func (b *BFF) serveLoggedOut(w http.ResponseWriter, r *http.Request) {
+	to := b.cfg.DefaultReturnURL
+	if c, err := r.Cookie(b.cookies.logout); err == nil {
+		value, _, ok := b.ring.Load().OpenAttempt(c.Name, c.Value)
+		state := r.URL.Query().Get("state")
+		if home, same := strings.CutPrefix(string(value), state); ok && same && len(state) == logoutStateLen { // check:logout-state
+			if clean, ok := returnto.Clean(home, b.ownPath); ok {
+				to = clean
+			}
+		}
+		b.cookies.delete(w, b.cookies.logout, http.SameSiteLaxMode)
+	}
+	b.redirect(w, to)
 }
 
 // wantsJSON reports whether a script asks: it can't follow a redirect to

@@ -183,3 +183,87 @@ func TestSignOutWithIssuerDown(t *testing.T) {
 	a.iss.Down(false)
 	eventually(t, "the grant is revoked once the issuer is back", func() bool { return a.iss.LiveGrants() == 0 })
 }
+
+// The way back from the issuer (S203, S268, S269): the state decides whether
+// the place that the sign-out asked for is led to, and is never one itself.
+func TestLoggedOut(t *testing.T) {
+	iss := bfftest.NewIssuer(bfftest.Options{Clients: []bfftest.Client{{ID: "web", PostLogoutURIs: []string{appURL + "/auth/logged-out"}}}})
+	a := newApp(t, setup{at: iss, config: bff.Config{PostLogoutURL: appURL + "/auth/logged-out", DefaultReturnURL: "/home"}})
+	for _, c := range []struct{ name, logout, back, want string }{
+		{"as asked", "?returnUrl=/bye", "", "/bye"},
+		{"by default", "", "", "/home"},
+		{"elsewhere", "?returnUrl=https://evil.example/", "", "/home"},
+		{"no state", "?returnUrl=/bye", "/auth/logged-out", "/home"},
+		{"another state", "?returnUrl=/bye", "/auth/logged-out?state=AAAAAAAAAAAAAAAAAAAAAAAAAA", "/home"},
+		{"a short state", "?returnUrl=/bye", "/auth/logged-out?state=A", "/home"},
+		{"a place as state", "?returnUrl=/bye", "/auth/logged-out?state=//evil.example", "/home"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := a.signIn("alice")
+			r := b.Fetch("POST", "/logout"+c.logout, nil, nil)
+			var out struct{ RedirectURL string }
+			if r.JSON(&out) != nil {
+				t.Fatal(r)
+			}
+			q := endSession(t, a, out.RedirectURL)
+			back := c.back
+			if back == "" {
+				back = "/auth/logged-out?state=" + q.Get("state")
+			}
+			led := func(to string) (location string) {
+				b.Navigate(to)
+				for _, h := range b.Hops() {
+					if h.URL.Path == "/auth/logged-out" {
+						location = h.Header.Get("Location")
+					}
+				}
+				return location
+			}
+			if got := led(back); got != c.want {
+				t.Errorf("leads to %q, want %q", got, c.want)
+			}
+			if led("/auth/logged-out?state="+q.Get("state")) != "/home" {
+				t.Error("the state works twice")
+			}
+		})
+	}
+}
+
+// Signing out only here leaves the issuer's session alone.
+func TestSignOutOnlyHere(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	r := b.Fetch("POST", "/logout?onlyHere=1&returnUrl=/bye", nil, nil)
+	var out struct{ RedirectURL string }
+	if r.JSON(&out) != nil || out.RedirectURL != "/bye" {
+		t.Errorf("leads to %q", out.RedirectURL)
+	}
+	if signedIn(t, b) || a.iss.Sessions() != 1 {
+		t.Errorf("signed in here: %v, %d sessions at the issuer", signedIn(t, b), a.iss.Sessions())
+	}
+}
+
+// Fallbacks for the hint (S201, S202, S205): one that is too long is left out,
+// and logout_hint says who it was.
+func TestSignOutHints(t *testing.T) {
+	a := newApp(t, setup{config: bff.Config{LogoutHint: "email"}})
+	a.iss.Break("token", claim("pad", strings.Repeat("x", 7000)))
+	b := a.signIn("alice")
+	b.Post("/logout", nil)
+	for _, h := range b.Hops() {
+		if h.URL.Path == "/logout" {
+			q := endSession(t, a, h.Header.Get("Location"))
+			if q.Has("id_token_hint") || q.Get("logout_hint") != "alice@example.com" || q.Get("client_id") == "" {
+				t.Errorf("end-session request has %v", q)
+			}
+		}
+	}
+}
+
+// RFC 7009: the access token goes, too, where that is asked for.
+func TestRevokeAccessToken(t *testing.T) {
+	a := newApp(t, setup{config: bff.Config{RevokeAccessToken: true}})
+	b := a.signIn("alice")
+	signOut(b)
+	eventually(t, "both tokens are revoked", func() bool { return a.iss.Count("revoke") == 2 })
+}

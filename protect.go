@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/agglestone/bff/internal/seal"
 )
@@ -23,6 +23,8 @@ type route struct {
 	navigation bool
 	passive    bool
 	fresh      bool // the cache may not answer
+	maxAuthAge *time.Duration
+	acr        [][]string
 }
 
 // answer is how somebody who isn't signed in is told.
@@ -164,6 +166,13 @@ func (rt *route) permits(r *http.Request, s *Session) *Problem {
 			return newProblem(Forbidden, nil)
 		}
 	}
+	if s != nil {
+		if p := rt.stepUp(s); p != nil {
+			return p
+		}
+	} else if rt.maxAuthAge != nil || rt.acr != nil {
+		return newProblem(NoSession, ErrNoSession)
+	}
 	for _, check := range rt.authorize {
 		if err := check(r, s); err != nil {
 			var p *Problem
@@ -188,26 +197,13 @@ func (b *BFF) turnAway(w http.ResponseWriter, r *http.Request, rt *route, proble
 	}
 	if page && problem.Status == http.StatusUnauthorized && r.Method == http.MethodGet {
 		setPrivate(w.Header())
-		w.Header().Set("Location", b.loginURL(r))
+		w.Header().Set("Location", b.loginURL(r, problem))
 		w.WriteHeader(http.StatusFound)
 		return
 	}
 	p := *problem
 	p.Page = page
 	b.refuse(w, r, &p)
-}
-
-// loginURL returns where r's user signs in, to come back here. It goes by what
-// the browser sent: StripPrefix may have shortened r.URL.
-func (b *BFF) loginURL(r *http.Request) string {
-	target := r.RequestURI
-	if !strings.HasPrefix(target, "/") {
-		target = r.URL.RequestURI()
-	}
-	if len(target) > 1024 {
-		return b.paths.Login
-	}
-	return b.paths.Login + "?returnUrl=" + url.QueryEscape(target)
 }
 
 // isNavigation reports whether a browser opens a page with r, in a tab: by

@@ -394,6 +394,7 @@ func (r *refresher) failed(ctx context.Context, version uint64, c *content, err 
 		}
 	}
 	r.log.LogAttrs(ctx, level, "refresh failed", slog.Any("err", err), slog.Time("not_before", fail.NotBefore))
+	r.b.emit(ctx, nil, Event{Kind: RefreshFailed, Subject: c.head.Subject, Session: seal.Handle(r.key), Reason: problem.Reason, Err: err})
 	problem.RetryAfter = max(time.Second, fail.NotBefore.Sub(now))
 	// Only for the pause and to let go of the claim: if it isn't written, the
 	// claim runs out.
@@ -430,7 +431,11 @@ func (r *refresher) endAt(ctx context.Context, version uint64, why Reason) (*loa
 	if !ok { // it is another version by now: judge that
 		return nil, nil, false
 	}
-	r.log.LogAttrs(ctx, slog.LevelInfo, "session ended", slog.String("reason", string(why)))
+	by := ByIssuer
+	if why == SessionRevoked {
+		by = ByApplication // Config.OnLogin refused
+	}
+	r.b.emit(ctx, nil, Event{Kind: SessionEnded, Session: seal.Handle(r.key), Reason: why, By: by})
 	return nil, newProblem(why, ErrNoSession), true
 }
 
@@ -462,7 +467,7 @@ func (r *refresher) granted(ctx context.Context, version uint64, c *content, tok
 	}
 	if rec, problem, done := w.write(ctx, tokens, func(c *content) {
 		if learned != nil {
-			c.claims, c.head.Groups = learned.claims, learned.head.Groups
+			c.claims, c.head.Groups, c.head.End = learned.claims, learned.head.Groups, learned.head.End
 		}
 		if tokens.IDToken != "" {
 			c.grant.IDToken = tokens.IDToken
@@ -480,7 +485,7 @@ func (r *refresher) granted(ctx context.Context, version uint64, c *content, tok
 	if err != nil {
 		return nil, newProblem(StoreUnavailable, err), true
 	}
-	r.log.LogAttrs(ctx, slog.LevelDebug, "refreshed", slog.Bool("rotated", rotated))
+	r.b.emit(ctx, nil, Event{Kind: Refreshed, Subject: w.content.head.Subject, Session: seal.Handle(r.key)})
 	return rec, nil, true
 }
 
@@ -539,6 +544,9 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 			return nil, err
 		}
 		idToken = tok.Claims
+		if end := tok.SessionExpiry; !end.IsZero() && end.Before(learned.head.End) {
+			learned.head.End = end
+		}
 	}
 	if tokens.IDToken != "" || r.b.cfg.UserInfo {
 		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken); err != nil {

@@ -504,17 +504,19 @@ func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
 		if b.cache != nil {
 			b.cache.extend(s.key, until)
 		}
+		b.streams.touched(s.key) // streams tell of it
 	}
 	return nil
 }
 
-// end ends a session by command, whatever its version.
-func (b *BFF) end(ctx context.Context, key string, why Reason) error {
+// endKey ends the session whose record key is given by command, whatever its
+// version. It reports whether there was one.
+func (b *BFF) endKey(ctx context.Context, key string, why Reason) (bool, error) {
 	ctx, cancel := b.storeContext(ctx)
 	defer cancel()
-	_, err := b.store.End(ctx, key, 0, []byte(why), time.Now().Add(markKept))
+	ok, err := b.store.End(ctx, key, 0, []byte(why), time.Now().Add(markKept))
 	b.changed(key) // whatever the store reports, and when
-	return err
+	return ok, err
 }
 
 // isPassive reports whether r asks not to count as activity, or is a prefetch

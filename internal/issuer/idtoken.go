@@ -52,13 +52,17 @@ type IDToken struct {
 	Expiry   time.Time
 	AuthTime time.Time // zero if absent; some issuers send 0 for absent
 
+	// SessionExpiry is when the issuer wants sessions to end that rest on the
+	// token (the IPSIE profiles' session_expiry), or zero.
+	SessionExpiry time.Time
+
 	Claims json.RawMessage // the whole payload
 }
 
 // guarded are the claims that decide something. go-oidc and others decode them
 // without regard to case.
 var guarded = []string{
-	"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "acr", "auth_time", "at_hash", "sid", "tenantId", "events",
+	"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "acr", "auth_time", "at_hash", "sid", "tenantId", "events", "jti", "session_expiry",
 }
 
 func invalid(check string) *Error { return &Error{Op: "id_token", Kind: Invalid, Check: check} }
@@ -92,30 +96,19 @@ func (c *Client) verifyIDToken(ctx context.Context, raw string, want Expect) (*I
 	if check := misshapen(raw); check != "" {
 		return nil, invalid(check)
 	}
-	header, e := readHeader(raw)
+	header, e := readHeader(raw, ``, `"jwt"`, `"application/jwt"`)
 	if e != nil {
 		return nil, e
 	}
-	keys := &verification{keys: c.keys}
-	conf := &oidc.Config{
-		ClientID:                   c.cfg.ClientID,
-		SkipClientIDCheck:          false, // check:aud
-		SkipIssuerCheck:            false, // check:iss
-		InsecureSkipSignatureCheck: false, // check:signature
-		SkipExpiryCheck:            true,  // go-oidc allows for no skew: see readClaims
-	}
-	if len(c.cfg.SigningAlgs) > 0 { // check:alg
-		conf.SupportedSigningAlgs = c.cfg.SigningAlgs
-	}
-	verified, err := oidc.NewVerifier(c.cfg.Issuer, keys, conf).Verify(ctx, raw)
-	if err != nil {
-		return nil, c.why(header, keys)
+	verified, e := c.verifySigned(ctx, raw, header)
+	if e != nil {
+		return nil, e
 	}
 	var payload json.RawMessage
 	if verified.Claims(&payload) != nil {
 		return nil, invalid("claims")
 	}
-	claims, e := readClaims(payload)
+	claims, e := readClaims(payload, false)
 	if e != nil {
 		return nil, e
 	}
@@ -124,7 +117,8 @@ func (c *Client) verifyIDToken(ctx context.Context, raw string, want Expect) (*I
 		AuthorizedParty: claims.text["azp"], Nonce: claims.text["nonce"],
 		Audience: verified.Audience,
 		IssuedAt: claims.date["iat"], Expiry: claims.date["exp"], AuthTime: claims.date["auth_time"],
-		Claims: payload,
+		SessionExpiry: claims.date["session_expiry"],
+		Claims:        payload,
 	}
 	if e := c.checkClaims(tok, claims); e != nil {
 		return nil, e
@@ -140,9 +134,31 @@ func (c *Client) verifyIDToken(ctx context.Context, raw string, want Expect) (*I
 	return tok, nil
 }
 
-// readHeader decodes the header (RFC 7515, section 4) and refuses what is not
-// an ID token of the plain kind.
-func readHeader(raw string) (map[string]json.RawMessage, *Error) {
+// verifySigned has go-oidc check signature, algorithm, issuer and audience. It
+// does no more, so it serves for every token of the issuer's that is for us.
+func (c *Client) verifySigned(ctx context.Context, raw string, header map[string]json.RawMessage) (*oidc.IDToken, *Error) {
+	keys := &verification{keys: c.keys}
+	conf := &oidc.Config{
+		ClientID:                   c.cfg.ClientID,
+		SkipClientIDCheck:          false, // check:aud
+		SkipIssuerCheck:            false, // check:iss
+		InsecureSkipSignatureCheck: false, // check:signature
+		SkipExpiryCheck:            true,  // go-oidc allows for no skew: see readClaims
+	}
+	if len(c.cfg.SigningAlgs) > 0 { // check:alg
+		conf.SupportedSigningAlgs = c.cfg.SigningAlgs
+	}
+	verified, err := oidc.NewVerifier(c.cfg.Issuer, keys, conf).Verify(ctx, raw)
+	if err != nil {
+		return nil, c.why(header, keys)
+	}
+	return verified, nil
+}
+
+// readHeader decodes the header (RFC 7515, section 4) of a token of one of the
+// given types, each a JSON string in lower case, and refuses what it doesn't
+// understand. No type at all is "".
+func readHeader(raw string, types ...string) (map[string]json.RawMessage, *Error) {
 	first, _, _ := strings.Cut(raw, ".")
 	data, err := base64.RawURLEncoding.DecodeString(first)
 	if err != nil {
@@ -155,7 +171,7 @@ func readHeader(raw string) (map[string]json.RawMessage, *Error) {
 	// RFC 8725, section 3.11: a logout token or a JWT access token of the same
 	// issuer, for the same client, is no ID token.
 	typ := strings.ToLower(string(header["typ"]))
-	if !slices.Contains([]string{``, `"jwt"`, `"application/jwt"`}, typ) { // check:typ
+	if !slices.Contains(types, typ) { // check:typ
 		return nil, invalid("typ")
 	}
 	// RFC 7515, section 4.1.11: we understand no extension. go-jose
@@ -210,8 +226,9 @@ func (c *claims) has(name string) bool {
 	return ok && string(raw) != "null"
 }
 
-// readClaims decodes a payload strictly. Nothing it refuses is ever valid.
-func readClaims(payload []byte) (*claims, *Error) {
+// readClaims decodes a payload strictly, that of a logout token or of any other.
+// Nothing it refuses is ever valid.
+func readClaims(payload []byte, logout bool) (*claims, *Error) {
 	if !utf8.Valid(payload) { // check:utf8
 		return nil, invalid("utf8")
 	}
@@ -228,19 +245,23 @@ func readClaims(payload []byte) (*claims, *Error) {
 			return nil, invalid("claim-case")
 		}
 	}
-	// A logout token (OpenID Connect Back-Channel Logout 1.0, section 2.4).
-	_, logout := raw["events"]
-	if logout { // check:events
+	// OpenID Connect Back-Channel Logout 1.0, section 2.4.
+	_, events := raw["events"]
+	if events && !logout { // check:events
 		return nil, invalid("events")
 	}
-	for _, name := range []string{"sub", "sid", "acr", "azp", "nonce", "tenantId"} {
+	texts := []string{"sub", "sid", "acr", "azp", "nonce", "tenantId"}
+	if logout {
+		texts = append(texts, "jti")
+	}
+	for _, name := range texts {
 		value, ok := text(raw[name])
 		if !ok { // check:claim-type
 			return nil, invalid("claim-type")
 		}
 		c.text[name] = value
 	}
-	for _, name := range []string{"exp", "iat", "nbf", "auth_time"} {
+	for _, name := range []string{"exp", "iat", "nbf", "auth_time", "session_expiry"} {
 		if !c.has(name) {
 			continue
 		}
@@ -304,6 +325,11 @@ func (c *Client) checkClaims(tok *IDToken, claims *claims) *Error {
 	}
 	if claims.date["nbf"].After(now.Add(skew)) { // check:nbf
 		return invalid("nbf")
+	}
+	if end := tok.SessionExpiry; !end.IsZero() {
+		if !now.Before(end) { // check:session-expiry
+			return invalid("session-expiry")
+		}
 	}
 	if c.cfg.TenantID != "" && claims.has("tenantId") {
 		if claims.text["tenantId"] != c.cfg.TenantID { // check:tenant

@@ -98,6 +98,15 @@ type Attempt struct {
 	Subject   string        // who asked, if somebody was signed in and steps up
 }
 
+// A Note is what is known of a session without its cookie, where it is filed
+// under a tag.
+type Note struct {
+	Created  time.Time
+	IssuedAt time.Time // of the ID token of the sign-in
+	Device   string    // coarse: a browser and a system
+	Subject  [16]byte  // of the subject's tag
+}
+
 const version = 1
 
 var errCorrupt = errors.New("record is corrupt")
@@ -223,6 +232,23 @@ func ParseAttempt(b []byte) (Attempt, error) {
 	a.ACRValues = d.string()
 	a.Subject = d.string()
 	return a, d.end()
+}
+
+// Append appends the encoding of n to b.
+func (n *Note) Append(b []byte) []byte {
+	b = append(b, version)
+	b = appendTime(b, n.Created)
+	b = appendTime(b, n.IssuedAt)
+	b = appendString(b, n.Device)
+	return append(b, n.Subject[:]...)
+}
+
+// ParseNote decodes what Append encoded.
+func ParseNote(b []byte) (Note, error) {
+	d := newDecoder(b)
+	n := Note{Created: d.time(), IssuedAt: d.time(), Device: d.string()}
+	copy(n.Subject[:], d.take(len(n.Subject)))
+	return n, d.end()
 }
 
 func appendString(b []byte, s string) []byte {

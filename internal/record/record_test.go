@@ -26,7 +26,11 @@ var grant = record.Grant{
 
 var attempt = record.Attempt{Secret: [32]byte{7}, Began: at, ReturnURL: "/x#y", MaxAge: -time.Second, ACRValues: "a b", Subject: "alice"}
 
+var note = record.Note{Created: at, IssuedAt: at.Add(-time.Second), Device: "Firefox on Linux", Subject: [16]byte{3, 15: 4}}
+
 func TestRoundTrip(t *testing.T) {
+	gotNote, err := record.ParseNote(note.Append(nil))
+	check(t, gotNote, note, err)
 	gotHead, err := record.ParseHead(head.Append(nil))
 	check(t, gotHead, head, err)
 	zeroHead := record.Head{}
@@ -56,6 +60,7 @@ func TestCorrupt(t *testing.T) {
 		"head":    {head.Append(nil), func(b []byte) error { _, err := record.ParseHead(b); return err }},
 		"claims":  {claims.Append(nil), func(b []byte) error { _, err := record.ParseClaims(b); return err }},
 		"grant":   {grant.Append(nil), func(b []byte) error { _, err := record.ParseGrant(b); return err }},
+		"note":    {note.Append(nil), func(b []byte) error { _, err := record.ParseNote(b); return err }},
 		"attempt": {attempt.Append(nil), func(b []byte) error { _, err := record.ParseAttempt(b); return err }},
 	} {
 		for i := range c.good {
@@ -79,6 +84,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(claims.Append(nil))
 	f.Add(grant.Append(nil))
 	f.Add(attempt.Append(nil))
+	f.Add(note.Append(nil))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := record.ParseHead(b); err == nil {
@@ -89,6 +95,11 @@ func FuzzParse(f *testing.F) {
 		if a, err := record.ParseAttempt(b); err == nil {
 			if again, err := record.ParseAttempt(a.Append(nil)); err != nil || !reflect.DeepEqual(again, a) {
 				t.Errorf("attempt %x does not survive encoding: %v", b, err)
+			}
+		}
+		if n, err := record.ParseNote(b); err == nil {
+			if again, err := record.ParseNote(n.Append(nil)); err != nil || !reflect.DeepEqual(again, n) {
+				t.Errorf("note %x does not survive encoding: %v", b, err)
 			}
 		}
 		record.ParseClaims(b)

@@ -46,6 +46,8 @@ type key struct {
 	record  macPool
 	csrf    macPool
 	state   macPool
+	tag     macPool
+	meta    cipher.AEAD
 	attempt *securecookie.SecureCookie
 }
 
@@ -73,6 +75,14 @@ func NewRing(raw [][]byte, issuer, clientID string) (*Ring, error) {
 			record: newMACPool(derive("record", 32)),
 			csrf:   newMACPool(derive("csrf", 32)),
 			state:  newMACPool(derive("state", 32)),
+			tag:    newMACPool(derive("tag", 32)),
+		}
+		block, err := aes.NewCipher(derive("meta", 32))
+		if err != nil {
+			return nil, err
+		}
+		if k.meta, err = cipher.NewGCM(block); err != nil {
+			return nil, err
 		}
 		// Both keys, no gob, and 15 minutes instead of the default's 30 days.
 		attempt := derive("attempt", 64)

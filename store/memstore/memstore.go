@@ -8,17 +8,24 @@
 // # Bounds
 //
 // A record takes its value and key, each rounded up by Go's allocator, and
-// less than 200 bytes more. The number of records is bounded, sessions and
-// marks each by themselves, so that a flood of login attempts costs no session
-// its place. A full store refuses new records with [ErrFull]. It never drops a
-// live one.
+// less than 200 bytes more; an entry under a tag its note, tag and key, and
+// less than 300 more. The number of each is bounded, sessions, marks and
+// entries by themselves, so that a flood of login attempts costs no session
+// its place. A full store refuses what is new with [ErrFull]. It never drops
+// what is live.
 //
 // # Expiry
 //
-// There is no sweep and no goroutine. An expired record is absent from that
-// moment on, and its memory is reclaimed by the writes that follow: each
-// removes a few records that are due from its part of the store, and one that
-// finds the store full looks for a due one in every part.
+// There is no sweep and no goroutine. What expired is absent from that moment
+// on, and its memory is reclaimed by the writes that follow: each removes a
+// few records that are due from its part of the store, and one that finds the
+// store full looks for a due one in every part.
+//
+// # Capabilities
+//
+// A Store can do all that bff knows of beyond its Store: it finds records by
+// tags, reports changes and what ended lately, and knows since when it has
+// forgotten nothing.
 package memstore
 
 import (
@@ -40,10 +47,11 @@ const (
 	maxKey   = 64
 	maxValue = 1 << 20
 	maxMark  = 64
+	maxNote  = 256
 )
 
-// ErrFull is what Create returns, wrapped, when there is no room for another
-// record of its kind. The text says which bound was reached.
+// ErrFull is what Create and Tag return, wrapped, when there is no room for
+// another record of its kind. The text says which bound was reached.
 var ErrFull = errors.New("memstore: full")
 
 // Options bound a Store. The zero Options are good for a process with 4 GB.
@@ -56,21 +64,32 @@ type Options struct {
 	// MaxMarks is how many records of all other kinds fit together, such as
 	// the marks of spent login attempts. Zero or less means 100,000.
 	MaxMarks int
+
+	// MaxTags is how many entries fit under all tags together. A session has
+	// two, which may outlast it: they stay as long as it could have lasted,
+	// unless they are taken out. Zero or less means four for each of
+	// MaxSessions.
+	MaxTags int
 }
 
 // A Store keeps records in memory. It is safe for concurrent use and needs no
 // closing.
 type Store struct {
-	seed   maphash.Seed
-	since  time.Time
-	shards [64]shard
-	bounds [kinds]bound // behind the shards: it changes, and the seed is read all the time
+	seed     maphash.Seed
+	since    time.Time
+	watchers atomic.Pointer[[]*watcher] // nil, or never written to
+	watching sync.Mutex                 // held to replace watchers
+	shards   [64]shard
+	index    [16]shard    // of the entries under tags, all of one tag in one
+	bounds   [kinds]bound // behind the shards: it changes, and the seed is read all the time
+	ticked   atomic.Int64
 }
 
 // The kinds of records that are bounded by themselves.
 const (
 	sessions = iota
 	marks
+	tags // whose records are entries, in the index
 	kinds
 )
 
@@ -86,21 +105,24 @@ type shard struct {
 	mu      sync.RWMutex
 	records map[string]*record
 	expiry  [kinds]expiry
-	version uint64   // the last one given; so the next record under a key begins with another
-	_       [40]byte // up to 128: no cache line holds parts of two shards
+	version uint64           // the last one given; so the next record under a key begins with another
+	ended   list             // the marks of sessions, the latest last
+	tags    map[string]*list // in the index, the entries under each tag
+	_       [56]byte         // up to 192: no cache line holds parts of two shards
 }
 
 // A record's times are Unix nanoseconds on the wall clock: a machine that was
 // suspended must not have stopped its sessions' time.
 type record struct {
-	key     string
-	value   []byte // never written to, since Load hands it out
-	version uint64
-	expires int64
-	end     int64
-	place   int32 // in its expiry heap
-	kind    uint8
-	ended   bool // and value is the mark
+	key        string // of an entry: the tag, a space, the key
+	value      []byte // never written to, since Load hands it out
+	version    uint64
+	expires    int64
+	end        int64   // of a mark: when it was left, on the clock of [Store.tick]
+	prev, next *record // in a list, if it is a session's mark or an entry
+	place      int32   // in its expiry heap
+	kind       uint8
+	ended      bool // and value is the mark
 }
 
 // New returns an empty Store.
@@ -108,6 +130,10 @@ func New(opts Options) *Store {
 	s := &Store{seed: maphash.MakeSeed(), since: time.Now()}
 	for i := range s.shards {
 		s.shards[i].records = make(map[string]*record)
+	}
+	for i := range s.index {
+		s.index[i].records = make(map[string]*record)
+		s.index[i].tags = make(map[string]*list)
 	}
 	s.bounds[sessions].max = 1_000_000
 	if opts.MaxSessions > 0 {
@@ -117,6 +143,10 @@ func New(opts Options) *Store {
 	if opts.MaxMarks > 0 {
 		s.bounds[marks].max = int64(opts.MaxMarks)
 	}
+	s.bounds[tags].max = 4 * min(s.bounds[sessions].max, math.MaxInt64/4)
+	if opts.MaxTags > 0 {
+		s.bounds[tags].max = int64(opts.MaxTags)
+	}
 	return s
 }
 
@@ -125,7 +155,8 @@ func New(opts Options) *Store {
 func (s *Store) Since(context.Context) (time.Time, error) { return s.since, nil }
 
 // Len returns the number of records that take up room: live ones, marks, and
-// expired ones that no write has come across yet.
+// expired ones that no write has come across yet. Entries under tags are not
+// among them.
 func (s *Store) Len() int {
 	return int(s.bounds[sessions].used.Load() + s.bounds[marks].used.Load())
 }
@@ -204,6 +235,7 @@ func (s *Store) Replace(ctx context.Context, key string, version uint64, value [
 	}
 	sh.version++
 	r.value, r.version = value, sh.version
+	s.changed(r)
 	return r.version, true, nil
 }
 
@@ -249,6 +281,11 @@ func (s *Store) End(ctx context.Context, key string, version uint64, mark []byte
 	}
 	r.value, r.ended = clone(mark), true
 	sh.reschedule(r, nanos(until))
+	if r.kind == sessions {
+		r.end = s.tick()
+		sh.ended.push(r)
+	}
+	s.changed(r)
 	return true, nil
 }
 
@@ -312,8 +349,12 @@ func (s *Store) sweep(sh *shard, now int64) {
 // reclaim removes one expired record of that kind, wherever it is, and leaves
 // its slot to the caller. Its cost doesn't grow with the number of records.
 func (s *Store) reclaim(kind uint8, now int64) bool {
-	for i := range s.shards {
-		if s.shards[i].reclaim(kind, now) {
+	shards := s.shards[:]
+	if kind == tags {
+		shards = s.index[:]
+	}
+	for i := range shards {
+		if shards[i].reclaim(kind, now) {
 			return true
 		}
 	}
@@ -334,6 +375,12 @@ func (sh *shard) reclaim(kind uint8, now int64) bool {
 func (sh *shard) remove(r *record) {
 	delete(sh.records, r.key)
 	heap.Remove(&sh.expiry[r.kind], int(r.place))
+	switch {
+	case r.kind == tags:
+		sh.unlist(r)
+	case r.kind == sessions && r.ended:
+		sh.ended.remove(r)
+	}
 }
 
 func (sh *shard) reschedule(r *record, expires int64) {
@@ -355,10 +402,12 @@ func (b *bound) take() bool {
 }
 
 func (s *Store) errFull(kind uint8) error {
-	if kind == sessions {
-		return fmt.Errorf("%w: %d sessions, and Options.MaxSessions allows no more", ErrFull, s.bounds[kind].max)
+	what := [kinds]string{
+		sessions: "sessions, and Options.MaxSessions",
+		marks:    "marks, and Options.MaxMarks",
+		tags:     "entries under tags, and Options.MaxTags",
 	}
-	return fmt.Errorf("%w: %d marks, and Options.MaxMarks allows no more", ErrFull, s.bounds[kind].max)
+	return fmt.Errorf("%w: %d %s allows no more", ErrFull, s.bounds[kind].max, what[kind])
 }
 
 // expiry is a heap of records, the one that expires first on top. Touch keeps
@@ -394,6 +443,33 @@ func (e *expiry) Pop() any {
 	(*e)[last] = nil
 	*e = (*e)[:last]
 	return r
+}
+
+// A list is of records in the order in which they joined.
+type list struct{ first, last *record }
+
+func (l *list) push(r *record) {
+	r.prev = l.last
+	if l.last == nil {
+		l.first = r
+	} else {
+		l.last.next = r
+	}
+	l.last = r
+}
+
+func (l *list) remove(r *record) {
+	if r.prev == nil {
+		l.first = r.next
+	} else {
+		r.prev.next = r.next
+	}
+	if r.next == nil {
+		l.last = r.prev
+	} else {
+		r.next.prev = r.prev
+	}
+	r.prev, r.next = nil, nil
 }
 
 func kindOf(key string) uint8 {

@@ -1,0 +1,192 @@
+package bff
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// An EventKind says what happened.
+type EventKind string
+
+// The kinds of events, with the level at which each is logged.
+const (
+	SignedIn           EventKind = "signed_in"           // Info
+	SignInRefused      EventKind = "sign_in_refused"     // Info
+	LoginLoopStopped   EventKind = "login_loop_stopped"  // Warn
+	Refreshed          EventKind = "refreshed"           // Debug
+	RefreshFailed      EventKind = "refresh_failed"      // Warn
+	SessionEnded       EventKind = "session_ended"       // Info
+	CSRFRefused        EventKind = "csrf_refused"        // Warn
+	BackchannelLogout  EventKind = "backchannel_logout"  // Info
+	BackchannelRefused EventKind = "backchannel_refused" // Warn
+	KeysChanged        EventKind = "keys_changed"        // Info
+)
+
+var eventLevels = map[EventKind]slog.Level{
+	Refreshed:          slog.LevelDebug,
+	LoginLoopStopped:   slog.LevelWarn,
+	RefreshFailed:      slog.LevelWarn,
+	CSRFRefused:        slog.LevelWarn,
+	BackchannelRefused: slog.LevelWarn,
+}
+
+// An Actor is who ended a session.
+type Actor string
+
+// The actors.
+const (
+	ByUser        Actor = "user"        // signed out, or in again, here or from another device
+	ByIssuer      Actor = "issuer"      // a logout token, or a refresh that was refused
+	ByApplication Actor = "application" // a method of BFF, or Config.OnLogin
+	BySystem      Actor = "system"      // a limit that Config sets
+)
+
+// An Event is something that an audit trail wants to know (ASVS 16.3). It holds
+// no secret.
+type Event struct {
+	Kind    EventKind
+	Time    time.Time
+	Issuer  string
+	Subject string // empty if it isn't known
+	Session string // the session's handle, as in [SessionInfo]; empty if there is none
+	Reason  Reason // why it was refused, or ended
+	By      Actor  // who ended it
+
+	// Count is how many like it this event stands for: refusals that anybody
+	// can cause, without a valid cookie, are reported at most once a second.
+	// Then the rest of the event is the last one's.
+	Count int
+
+	Request *RequestInfo // nil: no request caused it
+	Err     error        // the cause, as in [Problem]; often nil
+}
+
+// RequestInfo is what an event tells of the request behind it.
+type RequestInfo struct {
+	ID         string // the request_id of the refusal, if it was refused
+	Method     string
+	Path       string
+	RemoteAddr string // of the connection: a proxy's, where one is in front
+	UserAgent  string // at most 256 bytes
+}
+
+// emit reports an event: to the log, and to Config.OnEvent, at once and always.
+// A time-out is no event: nobody is there to see it happen.
+func (b *BFF) emit(ctx context.Context, r *http.Request, e Event) {
+	e.Time, e.Issuer = time.Now(), b.cfg.Issuer
+	if e.Count == 0 {
+		e.Count = 1
+	}
+	if r != nil && e.Request == nil {
+		e.Request = requestInfo(r)
+	}
+	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("issuer", e.Issuer)}
+	add := func(name, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(name, value))
+		}
+	}
+	add("subject", e.Subject)
+	add("session", e.Session)
+	add("reason", string(e.Reason))
+	add("by", string(e.By))
+	if e.Count > 1 {
+		attrs = append(attrs, slog.Int("count", e.Count))
+	}
+	if e.Request != nil {
+		add("request_id", e.Request.ID)
+		add("remote_addr", e.Request.RemoteAddr)
+	}
+	if e.Err != nil {
+		add("err", e.Err.Error())
+	}
+	b.log.LogAttrs(ctx, eventLevels[e.Kind], "event", attrs...)
+	if b.cfg.OnEvent != nil {
+		b.cfg.OnEvent(ctx, e)
+	}
+}
+
+func requestInfo(r *http.Request) *RequestInfo {
+	agent := r.UserAgent()
+	return &RequestInfo{Method: r.Method, Path: r.URL.Path, RemoteAddr: r.RemoteAddr, UserAgent: agent[:min(len(agent), 256)]}
+}
+
+// A throttle reports events of one kind that strangers can cause: the first at
+// once, and then at most one a second, with their number.
+type throttle struct {
+	mu    sync.Mutex
+	last  time.Time // when one was reported
+	held  *Event    // the last one since
+	timer *time.Timer
+}
+
+// tally is the throttles of a BFF, by kind.
+type tally struct {
+	mu     sync.Mutex
+	byKind map[EventKind]*throttle
+}
+
+func (t *tally) of(kind EventKind) *throttle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKind == nil {
+		t.byKind = make(map[EventKind]*throttle)
+	}
+	if t.byKind[kind] == nil {
+		t.byKind[kind] = &throttle{}
+	}
+	return t.byKind[kind]
+}
+
+// emitCounted reports an event that a stranger can cause.
+func (b *BFF) emitCounted(r *http.Request, e Event) {
+	th := b.tally.of(e.Kind)
+	e.Request, e.Count = requestInfo(r), 1
+	th.mu.Lock()
+	if wait := time.Until(th.last.Add(time.Second)); wait > 0 {
+		if th.held != nil {
+			e.Count = th.held.Count + 1
+		} else {
+			th.timer = time.AfterFunc(wait, func() { b.flush(th) })
+		}
+		th.held = &e
+		th.mu.Unlock()
+		return
+	}
+	th.last = time.Now()
+	th.mu.Unlock()
+	b.emit(r.Context(), nil, e)
+}
+
+// flush reports what th holds.
+func (b *BFF) flush(th *throttle) {
+	th.mu.Lock()
+	e := th.held
+	th.held = nil
+	if e != nil {
+		th.last = time.Now()
+	}
+	if th.timer != nil {
+		th.timer.Stop()
+	}
+	th.mu.Unlock()
+	if e != nil {
+		b.emit(context.Background(), nil, *e)
+	}
+}
+
+// flushAll reports everything that is held. Close calls it.
+func (b *BFF) flushAll() {
+	b.tally.mu.Lock()
+	all := make([]*throttle, 0, len(b.tally.byKind))
+	for _, th := range b.tally.byKind {
+		all = append(all, th)
+	}
+	b.tally.mu.Unlock()
+	for _, th := range all {
+		b.flush(th)
+	}
+}

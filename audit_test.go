@@ -1,0 +1,143 @@
+package bff_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+)
+
+// A trail keeps events.
+type trail struct {
+	mu   sync.Mutex
+	list []bff.Event
+}
+
+func (tr *trail) add(_ context.Context, e bff.Event) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.list = append(tr.list, e)
+}
+
+func (tr *trail) take() []bff.Event {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	list := tr.list
+	tr.list = nil
+	return list
+}
+
+// A life is told in events, with who, where and why, and no secret (S376,
+// S377).
+func TestEventsOfALife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add, OnLogin: func(_ context.Context, l *bff.Login) error {
+			if l.Groups == nil {
+				return bff.Refuse("no group")
+			}
+			return nil
+		}}})
+		var all []bff.Event
+		expect := func(step string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			list := tr.take()
+			all = append(all, list...)
+			var got []string
+			for _, e := range list {
+				got = append(got, strings.Trim(fmt.Sprintf("%s %s %s", e.Kind, e.Reason, e.By), " "))
+				if e.Issuer != a.iss.URL() || e.Time.IsZero() || e.Count != 1 {
+					t.Errorf("%s: event %+v", step, e)
+				}
+			}
+			if strings.Join(got, ", ") != strings.Join(want, ", ") {
+				t.Errorf("%s: events %q, want %q", step, got, want)
+			}
+		}
+		b := a.signIn("alice")
+		expect("sign-in", "signed_in")
+		alice := a.iss.Grants()[0].Subject
+		infos := must(a.auth.SessionsOf(t.Context(), alice))
+		if e := all[0]; e.Subject != alice || e.Session != infos[0].Handle || e.Request == nil || e.Request.Path != "/auth/callback" {
+			t.Errorf("sign-in: %+v with %+v", e, e.Request)
+		}
+		time.Sleep(16 * time.Minute)
+		b.Fetch("GET", "/api/x", nil, nil)
+		expect("refresh", "refreshed")
+		heal := a.iss.Break("token", bfftest.Fault{Status: 500})
+		time.Sleep(16 * time.Minute)
+		b.Fetch("GET", "/api/x", nil, nil)
+		expect("outage", "refresh_failed issuer_unavailable")
+		heal()
+		b.Fetch("POST", "/page", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}})
+		expect("another site", "csrf_refused csrf")
+		if e := all[len(all)-1]; e.Request == nil || e.Request.Method != "POST" || e.Request.ID == "" {
+			t.Errorf("csrf: %+v", e.Request)
+		}
+		b.SignIn("alice")
+		expect("again", "session_ended replaced user", "signed_in")
+		signOut(b)
+		expect("sign-out", "session_ended signed_out user")
+		a.signIn("alice")
+		a.logout(a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"] = alice }))
+		expect("the issuer", "signed_in", "session_ended session_revoked issuer", "backchannel_logout session_revoked issuer")
+		a.logout("nonsense")
+		expect("nonsense", "backchannel_refused")
+		time.Sleep(time.Second) // ID tokens and logout tokens count in seconds
+		b = a.signIn("alice")
+		a.iss.Revoke("alice")
+		time.Sleep(16 * time.Minute)
+		b.Fetch("GET", "/api/x", nil, nil)
+		expect("revoked at the issuer", "signed_in", "session_ended refresh_rejected issuer")
+		a.auth.SetKeys(bff.NewKey())
+		expect("keys", "keys_changed")
+		var text strings.Builder
+		for _, e := range all {
+			fmt.Fprintf(&text, "%+v %+v\n", e, e.Request)
+		}
+		for _, secret := range a.iss.Secrets() {
+			if len(secret) > 11 && strings.Contains(text.String(), secret) {
+				t.Error("an event holds a secret")
+			}
+		}
+	})
+}
+
+// D35: what a stranger can cause is counted, and nothing else waits behind it.
+func TestEventsOfStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add}})
+		stranger := a.browser()
+		const each, seconds = 500, 10
+		for range seconds {
+			for range each {
+				stranger.Fetch("POST", "/logout", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}})
+			}
+			a.signIn("alice")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		reported, counted, signedIn := 0, 0, 0
+		for _, e := range tr.take() {
+			switch e.Kind {
+			case bff.CSRFRefused:
+				reported++
+				counted += e.Count
+			case bff.SignedIn:
+				signedIn++
+			}
+		}
+		if counted != each*seconds || reported > 2*seconds+1 || signedIn != seconds {
+			t.Errorf("%d refusals in %d events, want %d in at most one a second; %d sign-ins, want %d", counted, reported, each*seconds, signedIn, seconds)
+		}
+	})
+}

@@ -1,0 +1,212 @@
+package bff_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
+)
+
+// devices asks for the list of sessions.
+func devices(t *testing.T, b *bfftest.Browser) (list []map[string]any) {
+	t.Helper()
+	r := b.Fetch("GET", "/auth/sessions", nil, nil)
+	var v struct{ Sessions []map[string]any }
+	if r.Status != 200 || r.JSON(&v) != nil {
+		t.Fatalf("GET /auth/sessions = %v %s", r, r.Body)
+	}
+	return v.Sessions
+}
+
+// A user sees where they are signed in and can end it, there and nowhere else
+// (ASVS 7.5.2, 7.4.3).
+func TestOwnSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		phone := a.signIn("alice")
+		time.Sleep(20 * time.Minute)
+		laptop, bob := a.signIn("alice"), a.signIn("bob")
+		time.Sleep(25 * time.Minute)
+		page(t, phone, "GET") // extends: half of the idle time has passed
+		list := devices(t, laptop)
+		if len(list) != 2 || list[0]["current"] != true || list[1]["current"] != false {
+			t.Fatalf("sessions = %v, want the laptop's and then the phone's", list)
+		}
+		last, err := time.Parse(time.RFC3339, list[1]["lastSeenAt"].(string))
+		if err != nil || time.Since(last) > time.Minute {
+			t.Errorf("the phone was last seen %v ago, want just now", time.Since(last))
+		}
+		text, _ := json.Marshal(list)
+		for _, secret := range append(a.iss.Secrets(), sessionCookie(t, phone).Value, sessionCookie(t, laptop).Value) {
+			if len(secret) > 8 && strings.Contains(string(text), secret) {
+				t.Error("the list holds a secret")
+			}
+		}
+		theirs := devices(t, bob)[0]["handle"].(string)
+		for path, want := range map[string]int{
+			"/auth/sessions/" + theirs:        404, // another subject's
+			"/auth/sessions/nothing":          404,
+			"/auth/sessions/" + theirs + "/x": 404,
+		} {
+			if r := laptop.Fetch("DELETE", path, nil, nil); r.Status != want {
+				t.Errorf("DELETE %s = %v, want %d", path, r, want)
+			}
+		}
+		if !signedIn(t, bob) {
+			t.Error("alice ended bob's session")
+		}
+		handle := list[1]["handle"].(string)
+		if r := laptop.Fetch("DELETE", "/auth/sessions/"+handle, nil, http.Header{"Sec-Fetch-Site": {"cross-site"}}); r.Status != 403 {
+			t.Errorf("DELETE from another site = %v, want 403", r)
+		}
+		if r := laptop.Fetch("DELETE", "/auth/sessions/"+handle, nil, nil); r.Status != 204 {
+			t.Errorf("DELETE = %v, want 204", r)
+		}
+		if r := phone.Fetch("GET", "/auth/session", nil, nil); r.Reason() != "session_revoked" {
+			t.Errorf("the phone gets %v, want session_revoked", r)
+		}
+		for range 3 {
+			a.signIn("alice")
+			time.Sleep(time.Minute)
+		}
+		r := laptop.Fetch("POST", "/auth/sessions/end-others", nil, nil)
+		if r.Status != 200 || strings.TrimSpace(string(r.Body)) != `{"ended":3}` {
+			t.Errorf("end-others = %v %s, want 3 ended", r, r.Body)
+		}
+		if list := devices(t, laptop); len(list) != 1 || !signedIn(t, laptop) || !signedIn(t, bob) {
+			t.Errorf("after end-others: %v", list)
+		}
+		if r := laptop.Fetch("DELETE", "/auth/sessions/"+devices(t, laptop)[0]["handle"].(string), nil, nil); r.Status != 204 || signedIn(t, laptop) {
+			t.Errorf("ending one's own session = %v", r)
+		}
+		// A list does not keep a session alive (S338).
+		carol := a.signIn("carol")
+		for range 8 {
+			time.Sleep(10 * time.Minute)
+			if r := carol.Fetch("GET", "/auth/sessions", nil, nil); r.Status == 401 {
+				return
+			}
+		}
+		t.Error("asking for the list kept the session alive")
+	})
+}
+
+// An administrator ends sessions (S308, S342), with nothing but the subject.
+func TestAdministratorEndsSessions(t *testing.T) {
+	synctest.Test(t, testAdministratorEndsSessions)
+}
+
+func testAdministratorEndsSessions(t *testing.T) {
+	store, iss, key := memstore.New(memstore.Options{}), bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+	a := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}})
+	admin := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}})
+	one, two, bob := a.signIn("alice"), a.signIn("alice"), a.signIn("bob")
+	alice, ctx := iss.Grants()[0].Subject, t.Context()
+	infos, err := admin.auth.SessionsOf(ctx, alice)
+	if err != nil || len(infos) != 2 {
+		t.Fatalf("SessionsOf = %v, %v", infos, err)
+	}
+	if ok, err := admin.auth.EndSession(ctx, alice, infos[0].Handle); !ok || err != nil {
+		t.Errorf("EndSession = %v, %v", ok, err)
+	}
+	if ok, err := admin.auth.EndSession(ctx, alice, infos[0].Handle); ok || err != nil {
+		t.Errorf("EndSession again = %v, %v", ok, err)
+	}
+	if n := len(must(admin.auth.SessionsOf(ctx, alice))); n != 1 {
+		t.Errorf("%d sessions are left, want 1", n)
+	}
+	if n, err := admin.auth.EndSessionsOf(ctx, alice); n != 1 || err != nil {
+		t.Errorf("EndSessionsOf = %d, %v", n, err)
+	}
+	if signedIn(t, one) || signedIn(t, two) || !signedIn(t, bob) {
+		t.Error("the wrong ones are signed in")
+	}
+	time.Sleep(time.Second) // ID tokens count in seconds
+	if b := a.signIn("alice"); !signedIn(t, b) {
+		t.Error("the user can't sign in again")
+	}
+}
+
+// Config.MaxSessions: the oldest end first, and are told why (S337).
+func TestMaxSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{config: bff.Config{MaxSessions: 2}})
+		var all []*bfftest.Browser
+		for range 4 {
+			all = append(all, a.signIn("alice"))
+			time.Sleep(time.Minute)
+		}
+		for i, b := range all {
+			r := b.Fetch("GET", "/auth/session", nil, nil)
+			if i < 2 && r.Reason() != "replaced" || i >= 2 && r.Status != 200 {
+				t.Errorf("session %d: %v", i, r)
+			}
+		}
+	})
+}
+
+// Ending many sessions takes bounded steps, and tells of each.
+func TestManySessionsEnd(t *testing.T) {
+	const many = 300
+	var mu sync.Mutex
+	var ended []string
+	store := memstore.New(memstore.Options{})
+	a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: func(_ context.Context, e bff.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind == bff.SessionEnded && e.Reason == bff.SessionRevoked && e.By == bff.ByApplication {
+			ended = append(ended, e.Session)
+		}
+	}}})
+	for range many {
+		a.signIn("alice")
+	}
+	n, err := a.auth.EndSessionsOf(t.Context(), a.iss.Grants()[0].Subject)
+	slices.Sort(ended)
+	if n != many || err != nil || len(slices.Compact(ended)) != many {
+		t.Errorf("EndSessionsOf = %d, %v with %d events, want %d of each", n, err, len(ended), many)
+	}
+}
+
+// A store that can't find by tags is an error of New where that is needed, and
+// of the methods otherwise.
+func TestStoreWithoutIndex(t *testing.T) {
+	plain := plainStore{memstore.New(memstore.Options{})}
+	cfg := bff.Config{
+		Issuer: "https://login.example.com", ClientID: "web", RedirectURL: appURL + "/auth/callback",
+		Keys: []bff.Key{bff.NewKey()}, Store: plain, MaxSessions: 3,
+	}
+	_, err := bff.New(t.Context(), cfg)
+	for _, field := range []string{"Config.Store", "Config.MaxSessions"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("New = %v, want a word on %s", err, field)
+		}
+	}
+	var e *bff.ConfigError
+	if !errors.As(err, &e) {
+		t.Errorf("New = %v, want a ConfigError", err)
+	}
+	a := newApp(t, setup{config: bff.Config{Store: plain}})
+	b := a.signIn("alice")
+	if _, err := a.auth.EndSessionsOf(t.Context(), "x"); err == nil {
+		t.Error("EndSessionsOf = nil")
+	}
+	if _, err := a.auth.SessionsOf(t.Context(), "x"); err == nil {
+		t.Error("SessionsOf = nil")
+	}
+	for _, path := range []string{"/auth/sessions", "/auth/backchannel-logout"} {
+		if r := b.Fetch("GET", path, nil, nil); r.Status != 404 {
+			t.Errorf("GET %s = %v, want 404", path, r)
+		}
+	}
+}

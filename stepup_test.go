@@ -1,0 +1,112 @@
+package bff_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+)
+
+// stepUps are routes that want more than a session.
+func stepUps(a *app, mux *http.ServeMux) {
+	mux.Handle("GET /recent", a.auth.ProtectFunc(whoami, bff.MaxAuthAge(5*time.Minute)))
+	mux.Handle("GET /gold", a.auth.ProtectFunc(whoami, bff.RequireACR("gold", "platinum")))
+	mux.Handle("GET /both", a.auth.ProtectFunc(whoami, bff.Optional(), bff.MaxAuthAge(5*time.Minute), bff.RequireACR("gold")))
+}
+
+// A route that wants a recent sign-in (RFC 9470, S130, S168, S336, S344): a
+// refresh is none.
+func TestMaxAuthAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{mux: stepUps})
+		b := a.signIn("alice")
+		if r := b.Fetch("GET", "/recent", nil, nil); r.Status != 200 {
+			t.Fatalf("right after the sign-in: %v", r)
+		}
+		time.Sleep(20 * time.Minute)
+		b.Fetch("GET", "/api/x", nil, nil) // refreshes
+		if a.iss.Count("token:refresh_token") == 0 {
+			t.Fatal("no refresh")
+		}
+		r := b.Fetch("GET", "/recent", nil, nil)
+		var p map[string]any
+		if r.JSON(&p) != nil || r.Status != 401 || p["reason"] != "step_up" || p["maxAge"] != 300.0 || p["loginUrl"] != "/login?max_age=300" {
+			t.Fatalf("20 minutes later: %v %s", r, r.Body)
+		}
+		old := sessionCookie(t, b).Value
+		b.Navigate("/recent?x=1")
+		if !strings.Contains(b.Page().URL.String(), "max_age=300") {
+			t.Fatalf("a page does not lead to a login with max_age: %v", b.Page())
+		}
+		if r := b.Choose("alice"); r.Status != 200 || b.Page().URL.Path != "/recent" || b.Page().URL.RawQuery != "x=1" {
+			t.Fatalf("after the step-up: %v at %v", r, b.Page().URL)
+		}
+		if sessionCookie(t, b).Value == old {
+			t.Error("a step-up kept the session ID")
+		}
+	})
+}
+
+// D26: what was asked for is sealed into the attempt. An issuer that ignores it
+// leads to an error page, not to a loop, and the old session stays.
+func TestStepUpIgnoredByIssuer(t *testing.T) {
+	for path, query := range map[string]string{"/recent": "max_age=300", "/gold": "acr_values="} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newApp(t, setup{mux: stepUps, issuer: bfftest.Options{IgnoreStepUp: true}})
+			b := a.signIn("alice")
+			time.Sleep(20 * time.Minute)
+			r := b.Navigate(path)
+			if r.Status != 401 || r.Reason() != "step_up" || a.iss.Count("authorize") > 2 {
+				t.Errorf("%s: %v after %d authorization requests", path, r, a.iss.Count("authorize"))
+			}
+			found := false
+			for _, e := range a.iss.Log() {
+				found = found || e.Endpoint == "authorize" && strings.Contains(e.Query.Encode(), query)
+			}
+			if !found {
+				t.Errorf("%s was not asked for", query)
+			}
+			if !signedIn(t, b) || a.iss.LiveGrants() == 0 {
+				t.Error("the session that wanted more was ended")
+			}
+		})
+	}
+}
+
+// D26, S133: another user who answers the step-up starts at the default page.
+func TestStepUpByAnotherUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{mux: stepUps})
+		b := a.signIn("alice")
+		time.Sleep(20 * time.Minute)
+		b.Navigate("/recent")
+		if r := b.Choose("bob"); r.Status != 200 || b.Page().URL.Path != "/" {
+			t.Errorf("bob goes on at %v", b.Page().URL)
+		}
+	})
+}
+
+// S178: the acr is checked, and asked for.
+func TestRequireACR(t *testing.T) {
+	a := newApp(t, setup{mux: stepUps})
+	b := a.signIn("alice")
+	r := b.Fetch("GET", "/gold", nil, nil)
+	var p map[string]any
+	if r.JSON(&p) != nil || p["reason"] != "step_up" || p["acrValues"] != "gold platinum" || p["loginUrl"] != "/login?acr_values=gold+platinum" {
+		t.Fatalf("without acr: %v %s", r, r.Body)
+	}
+	b.Navigate("/gold")
+	if r := b.Choose("alice"); r.Status != 200 {
+		t.Fatalf("after the step-up: %v", r)
+	}
+	if r := b.Fetch("GET", "/both", nil, nil); r.Status != 200 {
+		t.Errorf("both: %v", r)
+	}
+	if r := a.browser().Fetch("GET", "/both", nil, nil); r.Status != 401 || r.Reason() != "no_session" {
+		t.Errorf("nobody, where a session is optional: %v", r)
+	}
+}

@@ -1,0 +1,255 @@
+package bff_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
+)
+
+// A flow is an answer that is read while it is written.
+type flow struct {
+	mu     sync.Mutex
+	header http.Header
+	status int
+	body   bytes.Buffer
+	done   chan struct{}
+}
+
+func (f *flow) Header() http.Header { return f.header }
+func (f *flow) Flush()              {}
+
+func (f *flow) WriteHeader(status int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status = status
+}
+
+func (f *flow) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.status == 0 {
+		f.status = 200
+	}
+	return f.body.Write(p)
+}
+
+func (f *flow) text() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.body.String()
+}
+
+// events returns the names and data of the events so far.
+func (f *flow) events(t *testing.T) (list []string) {
+	t.Helper()
+	for block := range strings.SplitSeq(f.text(), "\n\n") {
+		var name, data string
+		for line := range strings.SplitSeq(block, "\n") {
+			if v, ok := strings.CutPrefix(line, "event: "); ok {
+				name = v
+			}
+			if v, ok := strings.CutPrefix(line, "data: "); ok {
+				data = v
+			}
+		}
+		if name != "" {
+			var v map[string]any
+			if err := json.Unmarshal([]byte(data), &v); err != nil {
+				t.Errorf("data of %s: %v", name, err)
+			}
+			if v["reason"] != nil {
+				name += " " + v["reason"].(string)
+			}
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+func (f *flow) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// listen opens an events stream, which ends with the test.
+func listen(t *testing.T, a *app, b *bfftest.Browser) *flow {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	r := httptest.NewRequestWithContext(ctx, "GET", "/auth/events", nil)
+	r.AddCookie(sessionCookie(t, b))
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	r.Header.Set("Accept", "text/event-stream")
+	f := &flow{header: http.Header{}, done: make(chan struct{})}
+	go func() {
+		defer close(f.done)
+		a.handler.ServeHTTP(f, r)
+	}()
+	return f
+}
+
+func want(t *testing.T, f *flow, events ...string) {
+	t.Helper()
+	if got := f.events(t); strings.Join(got, ", ") != strings.Join(events, ", ") {
+		t.Errorf("events %q, want %q", got, events)
+	}
+}
+
+// The stream tells that the session is about to end, that it isn't any more,
+// and why it did; it does not extend the session, and ends with it.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if f.header.Get("Content-Type") != "text/event-stream" || f.header.Get("X-Accel-Buffering") != "no" || f.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("headers %v", f.header)
+		}
+		if n := strings.Count(f.text(), ":\n\n"); n < 3 {
+			t.Errorf("%d comments in a minute, want one each 20 s", n)
+		}
+		time.Sleep(55 * time.Minute)
+		want(t, f, "expiring session_idle")
+		page(t, b, "GET") // activity
+		time.Sleep(2 * time.Second)
+		want(t, f, "expiring session_idle", "extended")
+		time.Sleep(56 * time.Minute)
+		want(t, f, "expiring session_idle", "extended", "expiring session_idle")
+		time.Sleep(5 * time.Minute)
+		want(t, f, "expiring session_idle", "extended", "expiring session_idle", "ended session_idle")
+		if !f.ended() {
+			t.Error("the stream goes on")
+		}
+		if signedIn(t, b) {
+			t.Error("the stream kept the session alive")
+		}
+	})
+}
+
+// A session that is ended by whatever means ends its streams on every replica,
+// within a second where the store tells of it, within a minute where it
+// can't (D31).
+func TestStreamsEndWithTheSession(t *testing.T) {
+	for name, c := range map[string]struct {
+		store  func() bff.Store
+		within time.Duration
+	}{
+		"watched": {func() bff.Store { return memstore.New(memstore.Options{}) }, time.Second},
+		"log only": {func() bff.Store {
+			s := memstore.New(memstore.Options{})
+			return struct {
+				bff.Store
+				bff.Indexer
+				bff.EndLog
+			}{s, s, s}
+		}, time.Second},
+		"neither": {func() bff.Store { return plainStore{memstore.New(memstore.Options{})} }, time.Minute + time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, iss, key := c.store(), bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+				a := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}})
+				other := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}})
+				b, bob := a.signIn("alice"), a.signIn("bob")
+				f1, f2, fb := listen(t, a, b), listen(t, other, b), listen(t, a, bob)
+				time.Sleep(3 * time.Minute)
+				if r := signOut(atOther(t, b, other)); r.Status != 200 {
+					t.Fatal(r)
+				}
+				time.Sleep(c.within)
+				synctest.Wait()
+				for i, f := range []*flow{f1, f2} {
+					if !f.ended() {
+						t.Errorf("stream %d is open %v after the sign-out elsewhere", i, c.within)
+					}
+					want(t, f, "ended signed_out")
+				}
+				if fb.ended() {
+					t.Error("bob's stream ended, too")
+				}
+			})
+		})
+	}
+}
+
+// A store that is down closes no stream, however long (invariant 5); the
+// session's lifetime does.
+func TestStreamsOutliveABrokenStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, MaxLifetime: 3 * time.Hour}})
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(time.Second)
+		store.set(func(string, func() error) error { return errors.New("down") })
+		time.Sleep(2 * time.Hour)
+		if f.ended() {
+			t.Fatalf("the stream ended while the store was down: %v", f.events(t))
+		}
+		time.Sleep(time.Hour)
+		if !f.ended() {
+			t.Error("the stream outlived the session's lifetime")
+		}
+	})
+}
+
+// Streams are bounded per session, and a shutdown tells browsers to come back.
+func TestStreamsBoundedAndDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		var flows []*flow
+		for range 32 {
+			flows = append(flows, listen(t, a, b))
+		}
+		synctest.Wait()
+		if f := listen(t, a, b); !settled(f) || f.status != 429 {
+			t.Errorf("one more than the limit: %d", f.status)
+		}
+		if f := listen(t, a, a.signIn("bob")); settled(f) {
+			t.Errorf("another session's stream: %d", f.status)
+		}
+		a.auth.Drain()
+		synctest.Wait()
+		for _, f := range flows {
+			if !f.ended() || !strings.Contains(f.text(), "event: reconnect") || !strings.Contains(f.text(), "retry: ") {
+				t.Fatalf("after Drain: %q", f.text())
+			}
+		}
+		if f := listen(t, a, b); !settled(f) || f.status != 503 {
+			t.Errorf("a stream after Drain: %d", f.status)
+		}
+	})
+}
+
+func settled(f *flow) bool { synctest.Wait(); return f.ended() }
+
+// Another site can't listen, and neither can nobody.
+func TestEventsProveTheirOrigin(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	if r := b.Fetch("GET", "/auth/events", nil, http.Header{"Sec-Fetch-Site": {"same-site"}}); r.Status != 403 {
+		t.Errorf("from a sibling site: %v", r)
+	}
+	if r := a.browser().Fetch("GET", "/auth/events", nil, nil); r.Status != 401 {
+		t.Errorf("nobody: %v", r)
+	}
+}
