@@ -21,7 +21,8 @@ import (
 // cookies, and a foreign page may not make us do that.
 func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 	id, state := b.identify(r)
-	if !b.passes(r, &id, proofRule{navigate: true, form: true}) {
+	rule := proofRule{navigate: true, form: true}
+	if !b.passes(r, &id, rule) { // check:logout-proof
 		p := newProblem(CSRF, nil)
 		p.Page = r.Header.Get("Sec-Fetch-Mode") == "navigate"
 		b.refuse(w, r, p)
@@ -39,7 +40,7 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 			b.forget(w, r)
 			// The hint is an ID token: it goes to the issuer, in a redirect that
 			// no script can read, and nowhere else.
-			if wantsJSON(r) || b.cfg.OmitIDTokenHint {
+			if wantsJSON(r) || b.cfg.OmitIDTokenHint { // check:hint
 				hint = ""
 			}
 			to = b.endSessionURL(hint)
