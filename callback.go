@@ -290,6 +290,7 @@ func (b *BFF) redirect(w http.ResponseWriter, to string) {
 // hop answers the callback with a page that leads to the same address, so that
 // a Strict session cookie comes along the second time. It reports whether it
 // did. The parameter keeps a browser without Fetch Metadata from hopping on.
+// The page holds the code, which this browser has just sent in the same URL.
 func (b *BFF) hop(w http.ResponseWriter, r *http.Request) bool {
 	const hopped = "&bff_hop=1"
 	if b.cfg.SameSite != http.SameSiteStrictMode || strings.HasSuffix(r.URL.RawQuery, hopped) || r.Header.Get("Sec-Fetch-Site") == "same-origin" {

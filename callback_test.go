@@ -81,20 +81,14 @@ func (a *app) authorization(target string) url.Values {
 // long enough and made of the right characters; the verifier goes to the token
 // endpoint and nowhere else.
 func TestPKCE(t *testing.T) {
-	tape := &tape{}
-	a := newApp(t, setup{issuer: bfftest.Options{IssParameter: true}, config: bff.Config{ErrorHandler: tape.refusal}})
-	a.handler = tape.record(a.handler)
+	a := newApp(t, setup{issuer: bfftest.Options{IssParameter: true}})
 	// Section 4.2, 7.2: what the metadata says of methods makes no difference.
 	a.iss.Break("discovery", member("code_challenge_methods_supported", []string{"plain"}))
 	var verifiers []string
 	a.iss.Break("token", bfftest.Fault{Before: func(r *http.Request) { verifiers = append(verifiers, r.PostForm.Get("code_verifier")) }})
 	seen := map[string]bool{}
-	var secrets []string
 	for range 10 {
-		b := a.signIn("alice")
-		for _, c := range b.Cookies() {
-			secrets = append(secrets, c.Value)
-		}
+		a.signIn("alice")
 		var asked url.Values
 		for _, r := range a.iss.Log() {
 			if r.Endpoint == "authorize" {
@@ -122,11 +116,9 @@ func TestPKCE(t *testing.T) {
 	if len(verifiers) != 10 {
 		t.Errorf("%d token requests, want 10", len(verifiers))
 	}
-	secrets = append(secrets, a.iss.Secrets()...) // section 7.1, S94
-	if !slices.Contains(secrets, verifiers[0]) {
+	if !slices.Contains(a.iss.Secrets(), verifiers[0]) { // section 7.1, S94
 		t.Error("the verifiers are not among the secrets that are looked for")
 	}
-	tape.scan(t, a, secrets)
 }
 
 // Section 7.2, S92: an issuer that refuses S256 is not asked again with less.
