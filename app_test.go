@@ -28,6 +28,8 @@ type app struct {
 	handler http.Handler
 	api     *api
 	log     *logBuffer
+	tape    *tape
+	secrets []string // of its own configuration
 }
 
 // A setup changes an app before it is made.
@@ -41,10 +43,11 @@ type setup struct {
 }
 
 // newApp makes an app. What its config leaves out is chosen for it. When the
-// test ends, nothing may be left running in the background.
+// test ends, nothing may be left running in the background, and no secret may
+// be found in what was answered and logged.
 func newApp(t *testing.T, s setup) *app {
 	t.Helper()
-	a := &app{T: t, iss: s.at, log: &logBuffer{}}
+	a := &app{T: t, iss: s.at, log: &logBuffer{}, tape: &tape{}}
 	if a.iss == nil {
 		a.iss = bfftest.NewIssuer(s.issuer)
 	}
@@ -70,6 +73,13 @@ func newApp(t *testing.T, s setup) *app {
 	if _, ok := cfg.Store.(bff.Indexer); cfg.Store != nil && !ok {
 		cfg.NoBackchannelLogout = true
 	}
+	if cfg.ErrorHandler == nil {
+		cfg.ErrorHandler = a.tape.refusal
+	}
+	a.secrets = []string{cfg.ClientSecret.Reveal()}
+	for _, k := range cfg.Keys {
+		a.secrets = append(a.secrets, k.Reveal())
+	}
 	a.api = &api{}
 	up := s.api
 	up.URL, up.StripPrefix = "https://api.example.com/v1", "/api"
@@ -88,6 +98,7 @@ func newApp(t *testing.T, s setup) *app {
 		if err := auth.Close(ctx); err != nil {
 			t.Errorf("Close = %v", err)
 		}
+		a.tape.scan(a)
 	})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "public") })
@@ -99,7 +110,7 @@ func newApp(t *testing.T, s setup) *app {
 	if s.mux != nil {
 		s.mux(a, mux)
 	}
-	a.handler = auth.Routes(mux)
+	a.handler = a.tape.record(auth.Routes(mux))
 	return a
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -11,7 +12,8 @@ import (
 // An EventKind says what happened.
 type EventKind string
 
-// The kinds of events, with the level at which each is logged.
+// The kinds of events, with the level at which each is logged: the message is
+// the kind, with spaces.
 const (
 	SignedIn           EventKind = "signed_in"           // Info
 	SignInRefused      EventKind = "sign_in_refused"     // Info
@@ -83,7 +85,7 @@ func (b *BFF) emit(ctx context.Context, r *http.Request, e Event) {
 	if r != nil && e.Request == nil {
 		e.Request = requestInfo(r)
 	}
-	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("issuer", e.Issuer)}
+	attrs := []slog.Attr{slog.String("issuer", e.Issuer)}
 	add := func(name, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(name, value))
@@ -103,7 +105,7 @@ func (b *BFF) emit(ctx context.Context, r *http.Request, e Event) {
 	if e.Err != nil {
 		add("err", e.Err.Error())
 	}
-	b.log.LogAttrs(ctx, eventLevels[e.Kind], "event", attrs...)
+	b.log.LogAttrs(ctx, eventLevels[e.Kind], strings.ReplaceAll(string(e.Kind), "_", " "), attrs...)
 	if b.cfg.OnEvent != nil {
 		b.cfg.OnEvent(ctx, e)
 	}

@@ -45,9 +45,15 @@ func checkLogoutAnswer(t *testing.T, w *httptest.ResponseRecorder, want int) {
 
 const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 
+type backchannelRow struct {
+	name, rule, checks string
+	edit               func(*bfftest.Token)
+	ok                 bool
+}
+
 // Back-Channel Logout 1.0, sections 2.4 to 2.8: each check with a row that it
-// accepts and rows that it refuses. Refused is 400, and everybody stays.
-func TestBackchannelLogoutTokens(t *testing.T) {
+// accepts and rows that it refuses.
+func backchannelRows() []backchannelRow {
 	stranger := bfftest.NewKey("RS256")
 	set := func(name string, value any) func(*bfftest.Token) {
 		return func(t *bfftest.Token) {
@@ -75,11 +81,7 @@ func TestBackchannelLogoutTokens(t *testing.T) {
 		return func(t *bfftest.Token) { t.Header[name] = value }
 	}
 	events := func(v any) func(*bfftest.Token) { return set("events", v) }
-	for _, row := range []struct {
-		name, rule, checks string
-		edit               func(*bfftest.Token)
-		ok                 bool
-	}{
+	return []backchannelRow{
 		{name: "plain", rule: "2.4", ok: true},
 		{name: "no typ", rule: "2.4, S231", edit: func(t *bfftest.Token) { delete(t.Header, "typ") }, ok: true},
 		{name: "typ JWT", rule: "2.4, S231", edit: head("typ", "JWT"), ok: true},
@@ -93,25 +95,25 @@ func TestBackchannelLogoutTokens(t *testing.T) {
 			t.SignWith(stranger)
 			t.Header["kid"] = kid
 		}, checks: "signature"},
-		{name: "encrypted", rule: "2.6 (1), S209", edit: func(t *bfftest.Token) { t.EditJWT = func(s string) string { return s + ".x.y" } }, checks: "id-token-parts"},
+		{name: "encrypted", rule: "2.6 (1), S209", edit: func(t *bfftest.Token) { t.EditJWT = func(s string) string { return s + ".x.y" } }},
 		{name: "a million dots", rule: "S502", edit: func(t *bfftest.Token) { t.EditJWT = func(string) string { return strings.Repeat(".", 60000) } }},
-		{name: "critical extension", rule: "RFC 7515 4.1.11, X123", edit: head("crit", []string{"x"}), checks: "crit"},
+		{name: "critical extension", rule: "RFC 7515 4.1.11, X123", edit: head("crit", []string{"x"})},
 		{name: "iss of another", rule: "2.6 (4), S212, S273", edit: set("iss", "https://evil.example"), checks: "iss"},
 		{name: "iss missing", rule: "2.4, S212", edit: set("iss", nil), checks: "iss"},
 		{name: "aud of another", rule: "2.6 (4), S212, S274", edit: set("aud", "other"), checks: "aud,logout-aud-extra"},
 		{name: "aud missing", rule: "2.4, S212", edit: set("aud", nil), checks: "aud"},
 		{name: "aud an array of us", rule: "2.4", edit: func(t *bfftest.Token) { t.Claims["aud"] = []any{t.Claims["aud"]} }, ok: true},
 		{name: "aud with a stranger", rule: "2.6 (4), S212", edit: func(t *bfftest.Token) { t.Claims["aud"] = []any{t.Claims["aud"], "evil"} }, checks: "logout-aud-extra"},
-		{name: "iat missing", rule: "2.4, S212", edit: set("iat", nil), checks: "logout-iat,logout-iat-age"},
-		{name: "iat text", rule: "2.4, X125", edit: set("iat", "1700000000"), checks: "numeric-date,logout-iat,logout-iat-age"},
-		{name: "iat huge", rule: "S493, X125", edit: json(`"iat":`, `"iat":1e300,"x":`), checks: "numeric-date,logout-iat,logout-iat-age"},
+		{name: "iat missing", rule: "2.4, S212", edit: set("iat", nil), checks: "logout-iat,logout-iat-age,logout-exp-far"},
+		{name: "iat text", rule: "2.4, X125", edit: set("iat", "1700000000")},
+		{name: "iat huge", rule: "S493, X125", edit: json(`"iat":`, `"iat":1e300,"x":`)},
 		{name: "iat in an hour", rule: "2.6 (4), X125", edit: at("iat", time.Hour), checks: "logout-iat-future"},
 		{name: "iat within the skew", rule: "2.6 (4)", edit: at("iat", 20*time.Second), ok: true},
 		{name: "iat a day ago", rule: "2.6 (4), X125", edit: at("iat", -24*time.Hour), checks: "logout-iat-age,logout-exp-far"},
 		{name: "exp past", rule: "2.6 (4), S212", edit: at("exp", -31*time.Second), checks: "logout-exp"},
 		{name: "exp within the skew", rule: "2.6 (4)", edit: at("exp", -20*time.Second), ok: true},
 		{name: "exp missing", rule: "issuers.md", edit: set("exp", nil), ok: true},
-		{name: "exp null", rule: "X125", edit: json(`"exp":`, `"exp":null,"x":`), checks: "logout-exp"},
+		{name: "exp null", rule: "X125", edit: json(`"exp":`, `"exp":null,"x":`)},
 		{name: "exp in ten years", rule: "4, S232", edit: at("exp", 87600*time.Hour), checks: "logout-exp-far"},
 		{name: "nbf in an hour", rule: "RFC 7519 4.1.5, X125", edit: at("nbf", time.Hour), checks: "logout-nbf"},
 		{name: "nobody named", rule: "2.6 (5), S213", edit: func(t *bfftest.Token) { delete(t.Claims, "sub"); delete(t.Claims, "sid") }, checks: "logout-nobody"},
@@ -141,8 +143,13 @@ func TestBackchannelLogoutTokens(t *testing.T) {
 		{name: "sub twice", rule: "S435", edit: json(`{`, `{"sub":"x",`), checks: "duplicate-member"},
 		{name: "tenant of another", rule: "agglestone", edit: set("tenantId", "11111111-2222-3333-4444-555555555555"), checks: "logout-tenant"},
 		{name: "unknown claims", rule: "2.4", edit: set("x", 1), ok: true},
-	} {
-		t.Run(strings.ReplaceAll(row.name, " ", "-"), func(t *testing.T) {
+	}
+}
+
+// What is refused is 400, and everybody stays.
+func TestBackchannelLogoutTokens(t *testing.T) {
+	for _, row := range backchannelRows() {
+		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a := newApp(t, setup{})
 				b := a.signIn("alice")
@@ -180,7 +187,7 @@ func TestBackchannelLogoutRequests(t *testing.T) {
 		"two":         a.postLogout(form, "logout_token="+token+"&logout_token="+token),
 		"empty":       a.postLogout(form, ""),
 		"empty token": a.postLogout(form, "logout_token="),
-		"large":       a.postLogout(form, "x="+strings.Repeat("x", 70<<10)+"&logout_token="+token),
+		"large":       a.postLogout(form, "logout_token="+token+"&x="+strings.Repeat("x", 70<<10)),
 		"semicolon":   a.postLogout(form, "x=1;logout_token="+token),
 	} {
 		t.Run(name, func(t *testing.T) { checkLogoutAnswer(t, w, 400) })

@@ -107,7 +107,7 @@ func (b *BFF) serveLogin(w http.ResponseWriter, r *http.Request) {
 		fail(p)
 		return
 	}
-	if host := r.Host; !b.isOurHost(r) {
+	if host := r.Host; !b.isOurHost(r) { // check:wrong-host
 		p := newProblem(WrongHost, nil)
 		p.Detail = fmt.Sprintf("This request came for %.100q, but RedirectURL is on %q, where the cookie of this sign-in would be missing. Open the site under that name.", host, b.host)
 		fail(p)
@@ -199,10 +199,10 @@ func (b *BFF) loginParams(query url.Values, at *attempt) url.Values {
 	}
 	for _, name := range b.cfg.LoginParams {
 		value := one(query, name)
-		if value == "" || len(value) > 256 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		if value == "" || len(value) > 256 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) { // check:login-param
 			continue
 		}
-		if name == "prompt" && !slices.Contains([]string{"none", "login", "consent", "select_account"}, value) {
+		if name == "prompt" && !slices.Contains([]string{"none", "login", "consent", "select_account"}, value) { // check:login-prompt
 			continue
 		}
 		extra.Set(name, value)
@@ -295,6 +295,7 @@ func (b *BFF) redirect(w http.ResponseWriter, to string) {
 // hop answers the callback with a page that leads to the same address, so that
 // a Strict session cookie comes along the second time. It reports whether it
 // did. The parameter keeps a browser without Fetch Metadata from hopping on.
+// The page holds the code, which this browser has just sent in the same URL.
 func (b *BFF) hop(w http.ResponseWriter, r *http.Request) bool {
 	const hopped = "&bff_hop=1"
 	if b.cfg.SameSite != http.SameSiteStrictMode || strings.HasSuffix(r.URL.RawQuery, hopped) || r.Header.Get("Sec-Fetch-Site") == "same-origin" {
@@ -312,7 +313,7 @@ func (b *BFF) hop(w http.ResponseWriter, r *http.Request) bool {
 // before the cookie of the attempt was found.
 func (b *BFF) finishLogin(w http.ResponseWriter, r *http.Request) *Problem {
 	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
+	if err != nil { // check:callback-query
 		return newProblem(BadRequest, nil)
 	}
 	for _, name := range []string{"state", "code", "iss", "error"} {
@@ -342,11 +343,11 @@ func (b *BFF) finishLogin(w http.ResponseWriter, r *http.Request) *Problem {
 		return problem
 	}
 	b.cookies.delete(w, at.cookie, http.SameSiteLaxMode)
-	if code := query.Get("error"); code != "" {
+	if code := query.Get("error"); code != "" { // check:error-response
 		return authorizationProblem(code)
 	}
 	code := query.Get("code")
-	if code == "" {
+	if code == "" { // check:code
 		return newProblem(LoginMismatch, errors.New("no code"))
 	}
 	return b.redeem(w, r, at, code)
@@ -355,7 +356,7 @@ func (b *BFF) finishLogin(w http.ResponseWriter, r *http.Request) *Problem {
 // openAttempt finds the login attempt that state belongs to among the cookies.
 func (b *BFF) openAttempt(r *http.Request, state string) (*attempt, *Problem) {
 	began, err := strconv.ParseUint(state[:min(8, len(state))], 16, 32)
-	if len(state) != stateLen || err != nil {
+	if len(state) != stateLen || err != nil { // check:state-form
 		return nil, newProblem(LoginMismatch, errors.New("state is not one of ours"))
 	}
 	gone := newProblem(LoginMismatch, errors.New("no cookie for this state"))
@@ -368,12 +369,12 @@ func (b *BFF) openAttempt(r *http.Request, state string) (*attempt, *Problem) {
 		return nil, gone
 	}
 	value, spent, ok := b.ring.Load().OpenAttempt(name, c.Value)
-	if !ok {
+	if !ok { // check:attempt-cookie
 		return nil, gone
 	}
 	rec, err := record.ParseAttempt(value)
 	if err != nil {
-		return nil, gone
+		return nil, newProblem(LoginMismatch, errors.New("the cookie for this state holds no attempt"))
 	}
 	at := &attempt{Attempt: rec, cookie: name}
 	at.derive()
@@ -450,14 +451,14 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 		return problem
 	}
 	key := id.RecordKey()
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil { // check:client-gone
 		b.endKey(ctx, key, SessionRevoked)
 		b.abandon(ctx, r, tokens)
 		return newProblem(LoginExpired, r.Context().Err())
 	}
 	// Invariant 6. The refresh token of the old session is not revoked: at
 	// some issuers all sign-ins of one browser share a grant.
-	if old, state := b.identify(r); state == cookieValid {
+	if old, state := b.identify(r); state == cookieValid { // check:old-session
 		oldKey := old.RecordKey()
 		ended, err := b.endKey(ctx, oldKey, Replaced)
 		if err != nil {
@@ -476,7 +477,7 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 			slog.String("issuer", b.cfg.Issuer))
 	}
 	to := at.ReturnURL
-	if at.Subject != "" && at.Subject != c.head.Subject {
+	if at.Subject != "" && at.Subject != c.head.Subject { // check:other-subject
 		to = b.cfg.DefaultReturnURL // a colleague must not go on in the first user's form
 	}
 	if clean, ok := returnto.Clean(to, b.ownPath); ok {
@@ -513,7 +514,7 @@ func (b *BFF) signIn(ctx context.Context, at *attempt, tokens *issuer.TokenRespo
 	if err := b.learn(ctx, c, tok.Claims, tokens.AccessToken); err != nil {
 		return nil, issuerProblem(err)
 	}
-	if err := b.ask(ctx, c, &Login{ReturnURL: at.ReturnURL}); err != nil {
+	if err := b.ask(ctx, c, &Login{ReturnURL: at.ReturnURL}); err != nil { // check:on-login
 		var no *refusal
 		if errors.As(err, &no) {
 			p := newProblem(LoginRefused, err)
@@ -551,7 +552,7 @@ func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, ac
 		return &issuer.Error{Op: "id_token", Kind: issuer.Malformed}
 	}
 	merged, err := json.Marshal(claims)
-	if err != nil || len(merged) > maxClaims {
+	if err != nil || len(merged) > maxClaims { // check:claims-size
 		return &issuer.Error{Op: "userinfo", Kind: issuer.Malformed, Err: errors.New("too many claims")}
 	}
 	c.claims.JSON = merged
@@ -638,7 +639,7 @@ func (b *BFF) abandon(ctx context.Context, r *http.Request, tokens *issuer.Token
 		return
 	}
 	// r's own context may have ended, and that is no answer about the session.
-	if s, sure := b.present(r.WithContext(ctx)); s != nil || !sure {
+	if s, sure := b.present(r.WithContext(ctx)); s != nil || !sure { // check:shared-grant
 		return
 	}
 	b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)

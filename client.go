@@ -55,7 +55,7 @@ func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !ok {
 		s = t.s
 	}
-	if s != nil && s.b != t.b {
+	if s != nil && s.b != t.b { // check:client-party
 		return fail(errors.New("bff: Client: the session is another relying party's"))
 	}
 	token, err := s.AccessToken(r.Context())

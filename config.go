@@ -67,7 +67,7 @@ func clone(cfg Config) Config {
 // party checks who the relying party is and how it authenticates.
 func (c *checker) party(cfg *Config) {
 	if cfg.TenantID != "" {
-		if !validTenantID(cfg.TenantID) {
+		if !validTenantID(cfg.TenantID) { // check:config-tenant
 			c.add("TenantID", "%q is not a tenant ID; copy it from the Agglestone portal", cfg.TenantID)
 		} else if cfg.Issuer == "" {
 			cfg.Issuer = AgglestoneIssuer(cfg.TenantID)
@@ -81,23 +81,21 @@ func (c *checker) party(cfg *Config) {
 		cfg.ClientID = cfg.TenantID
 	}
 	switch {
-	case cfg.Issuer == "" && cfg.TenantID == "":
+	case cfg.Issuer == "" && cfg.TenantID == "": // check:config-issuer
 		c.add("Issuer", "is empty; set the issuer's URL, or TenantID for Agglestone")
 	case cfg.Issuer == "": // TenantID was reported
-	case strings.HasPrefix(cfg.Issuer, invalidTenant):
+	case strings.HasPrefix(cfg.Issuer, invalidTenant): // check:config-issuer-tenant
 		c.add("Issuer", "AgglestoneIssuer was given %q, which is not a tenant ID; copy it from the Agglestone portal",
 			strings.TrimPrefix(cfg.Issuer, invalidTenant))
-	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || strings.Contains(cfg.Issuer, "#"):
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || strings.Contains(cfg.Issuer, "#"): // check:config-issuer-url
 		c.add("Issuer", "%q is not an absolute URL without query, fragment and user", cfg.Issuer)
-	case u.Scheme == "https":
-	case u.Scheme == "http" && (isLoopback(u.Hostname()) || cfg.InsecureHTTP):
-	default:
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname()) && !cfg.InsecureHTTP): // check:config-issuer-https
 		c.add("Issuer", "%q is not https; plain http is only for loopback hosts (or set InsecureHTTP on a test network)", cfg.Issuer)
 	}
-	if cfg.ClientID == "" {
+	if cfg.ClientID == "" { // check:config-client
 		c.add("ClientID", "is empty; set the client ID that the issuer gave this application")
 	}
-	if strings.ContainsFunc(cfg.ClientID, notVisible) {
+	if strings.ContainsFunc(cfg.ClientID, notVisible) { // check:config-client-characters
 		c.add("ClientID", "%q has spaces, control or non-ASCII characters", cfg.ClientID)
 	}
 	switch cfg.TokenAuthMethod {
@@ -107,11 +105,11 @@ func (c *checker) party(cfg *Config) {
 			cfg.TokenAuthMethod = "client_secret_basic"
 		}
 	case "client_secret_basic", "client_secret_post":
-		if cfg.ClientSecret == "" {
+		if cfg.ClientSecret == "" { // check:config-auth-secret
 			c.add("TokenAuthMethod", "%s needs a ClientSecret", cfg.TokenAuthMethod)
 		}
 	case "none":
-		if cfg.ClientSecret != "" {
+		if cfg.ClientSecret != "" { // check:config-auth-none
 			c.add("TokenAuthMethod", "none leaves ClientSecret unused; remove one of the two")
 		}
 	default:
@@ -124,18 +122,18 @@ func (c *checker) party(cfg *Config) {
 		cfg.Scopes = append([]string{"openid"}, cfg.Scopes...)
 	}
 	for _, s := range cfg.Scopes {
-		if s == "" || strings.ContainsFunc(s, notVisible) {
+		if s == "" || strings.ContainsFunc(s, notVisible) { // check:config-scope
 			c.add("Scopes", "%q is not one scope; give each its own element", s)
 		}
 	}
 	algs := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	if cfg.SigningAlgs == nil {
 		cfg.SigningAlgs = algs
-	} else if len(cfg.SigningAlgs) == 0 {
+	} else if len(cfg.SigningAlgs) == 0 { // check:config-algs
 		c.add("SigningAlgs", "is empty; leave it nil for the default")
 	}
 	for _, a := range cfg.SigningAlgs {
-		if !slices.Contains(algs, a) {
+		if !slices.Contains(algs, a) { // check:config-alg
 			c.add("SigningAlgs", "%q is not one of %s", a, strings.Join(algs, " "))
 		}
 	}
@@ -148,19 +146,19 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	case cfg.RedirectURL == "":
 		c.add("RedirectURL", "is empty; set the public URL of the callback, such as https://app.example.com/auth/callback")
 		return nil
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"): // check:config-redirect
 		c.add("RedirectURL", "%q is not an absolute http or https URL", cfg.RedirectURL)
 		return nil
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(cfg.RedirectURL, "#"):
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(cfg.RedirectURL, "#"): // check:config-redirect-plain
 		c.add("RedirectURL", "%q has a user, query or fragment; remove it", cfg.RedirectURL)
 		return nil
-	case !validHost(u):
+	case !validHost(u): // check:config-redirect-host
 		c.add("RedirectURL", "its host %q can't carry our cookies; use the name that browsers see, in ASCII, and no wildcard address", u.Host)
 		return nil
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !cfg.InsecureHTTP:
+	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
 		c.add("RedirectURL", "%q is plain http, which can't carry our Secure cookies; use https (plain http is for loopback hosts, or set InsecureHTTP on a test network)", cfg.RedirectURL)
 		return nil
-	case !validPath(u.EscapedPath()):
+	case !validPath(u.EscapedPath()): // check:config-redirect-path
 		c.add("RedirectURL", "its path %q must be a plain path below /, such as /auth/callback", u.EscapedPath())
 		return nil
 	}
@@ -169,7 +167,7 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	if cfg.PostLogoutURL == "" {
 		cfg.PostLogoutURL = b.origin + "/"
 	}
-	if p, err := url.Parse(cfg.PostLogoutURL); err != nil || p.Host == "" || (p.Scheme != "https" && p.Scheme != "http") || p.User != nil {
+	if p, err := url.Parse(cfg.PostLogoutURL); err != nil || p.Host == "" || (p.Scheme != "https" && p.Scheme != "http") || p.User != nil { // check:config-post-logout
 		c.add("PostLogoutURL", "%q is not an absolute http or https URL", cfg.PostLogoutURL)
 	}
 	return u
@@ -193,28 +191,28 @@ func (c *checker) durations(cfg *Config) {
 		{"CacheMaxStale", &cfg.CacheMaxStale, time.Second},
 	} {
 		switch {
-		case *d.value < 0:
+		case *d.value < 0: // check:config-negative
 			c.add(d.name, "%v is negative; leave it zero for the default", *d.value)
 		case *d.value == 0:
 			*d.value = d.zero
 		}
 	}
-	if cfg.MaxLifetime > 0 && cfg.MaxLifetime < time.Second {
+	if cfg.MaxLifetime > 0 && cfg.MaxLifetime < time.Second { // check:config-lifetime
 		c.add("MaxLifetime", "%v is under a second, the resolution of a cookie", cfg.MaxLifetime)
 	}
-	if cfg.IdleTimeout > cfg.MaxLifetime && cfg.MaxLifetime > 0 {
+	if cfg.IdleTimeout > cfg.MaxLifetime && cfg.MaxLifetime > 0 { // check:config-idle
 		c.add("IdleTimeout", "%v is longer than MaxLifetime, %v; shorten it or lengthen MaxLifetime", cfg.IdleTimeout, cfg.MaxLifetime)
 	}
-	if cfg.CacheMaxStale > time.Minute {
+	if cfg.CacheMaxStale > time.Minute { // check:config-stale
 		c.add("CacheMaxStale", "%v is more than a minute; a sign-out elsewhere would go unnoticed for as long", cfg.CacheMaxStale)
 	}
-	if cfg.CacheSize < 0 {
+	if cfg.CacheSize < 0 { // check:config-cache
 		c.add("CacheSize", "%d is negative; leave it zero for no cache", cfg.CacheSize)
 	}
-	if cfg.MaxSessions < 0 {
+	if cfg.MaxSessions < 0 { // check:config-sessions
 		c.add("MaxSessions", "%d is negative; leave it zero for any number", cfg.MaxSessions)
 	}
-	if cfg.ClockSkew > 5*time.Minute {
+	if cfg.ClockSkew > 5*time.Minute { // check:config-skew
 		c.add("ClockSkew", "%v is more than 5 minutes; set the clocks instead", cfg.ClockSkew)
 	}
 }
@@ -232,15 +230,15 @@ func (c *checker) keys(ctx context.Context, cfg *Config, b *BFF, redirect *url.U
 	}
 	if len(cfg.Keys) == 0 {
 		switch {
-		case cfg.KeySource != nil:
+		case cfg.KeySource != nil: // check:config-source-empty
 			c.add("KeySource", "returned no keys; make one with openssl rand -base64 32")
 			return
-		case cfg.Store != nil:
+		case cfg.Store != nil: // check:config-keys-store
 			c.add("Keys", "is empty; sessions in a Store outlive the process, so their keys must: make one with openssl rand -base64 32")
 			return
 		case redirect == nil:
 			return
-		case redirect.Scheme != "http" || !isLoopback(redirect.Hostname()):
+		case redirect.Scheme != "http" || !isLoopback(redirect.Hostname()): // check:config-keys
 			c.add("Keys", "is empty; make a key with openssl rand -base64 32 (only a RedirectURL on loopback can do without)")
 			return
 		}
@@ -256,15 +254,15 @@ func (c *checker) ring(keys []Key, issuer, clientID string) *seal.Ring {
 	raw := make([][]byte, len(keys))
 	for i, k := range keys {
 		raw[i] = k.bytes
-		switch {
-		case len(k.bytes) != seal.KeySize:
+		if len(k.bytes) != seal.KeySize { // check:config-key-size
 			c.add(fmt.Sprintf("Keys[%d]", i), "has %d bytes, not %d; make one with openssl rand -base64 32", len(k.bytes), seal.KeySize)
 			continue
-		case weak(k.bytes):
+		}
+		if weak(k.bytes) { // check:config-key-weak
 			c.add(fmt.Sprintf("Keys[%d]", i), "is one byte repeated; make one with openssl rand -base64 32")
 		}
 		for j := range i {
-			if string(raw[j]) == string(k.bytes) {
+			if string(raw[j]) == string(k.bytes) { // check:config-key-twice
 				c.add(fmt.Sprintf("Keys[%d]", i), "is the same as Keys[%d]; use each key once", j)
 			}
 		}
@@ -304,7 +302,7 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 		if *f.value == "" {
 			*f.value = f.zero
 		}
-		if !validPath(*f.value) {
+		if !validPath(*f.value) { // check:config-path
 			c.add(f.name, "%q must be a plain path below /, without a slash at its end", *f.value)
 		}
 	}
@@ -318,7 +316,7 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 	}
 	for i, r := range routes {
 		for _, other := range routes[:i] {
-			if r.path == other.path && r.path != "" {
+			if r.path == other.path && r.path != "" { // check:config-path-twice
 				c.add(r.field, "its path %s is also the path of %s; move one", r.path, other.field)
 			}
 		}
@@ -329,7 +327,7 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 	isRoute := func(path string) bool {
 		return slices.ContainsFunc(routes, func(r struct{ field, path string }) bool { return returnto.Plain(r.path) == path })
 	}
-	if _, ok := returnto.Clean(cfg.DefaultReturnURL, isRoute); !ok {
+	if _, ok := returnto.Clean(cfg.DefaultReturnURL, isRoute); !ok { // check:config-return
 		c.add("DefaultReturnURL", "%q is not a local path outside our own routes", cfg.DefaultReturnURL)
 	}
 }
@@ -358,7 +356,7 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 	}
 	if len(name) > 40 || strings.ContainsFunc(name, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
-	}) || strings.HasPrefix(name, "__") {
+	}) || strings.HasPrefix(name, "__") { // check:config-cookie
 		c.add("CookieName", "%q must be 1 to 40 letters, digits, '-', '_' or '.', without a prefix", name)
 	}
 	b.cookies = newCookieNames(name, redirect.Scheme == "https")
@@ -367,13 +365,13 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 // login checks what goes into authorization requests.
 func (c *checker) login(cfg *Config) {
 	for _, p := range cfg.LoginParams {
-		if !slices.Contains([]string{"prompt", "login_hint", "ui_locales"}, p) {
+		if !slices.Contains([]string{"prompt", "login_hint", "ui_locales"}, p) { // check:config-login-param
 			c.add("LoginParams", "%q is not prompt, login_hint or ui_locales", p)
 		}
 	}
 	reserved := []string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "response_mode"}
 	for name := range cfg.AuthorizationParams {
-		if slices.Contains(reserved, name) || name == "" {
+		if slices.Contains(reserved, name) || name == "" { // check:config-authorization-param
 			c.add("AuthorizationParams", "%q is the protocol's own parameter; remove it", name)
 		}
 	}

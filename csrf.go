@@ -48,10 +48,10 @@ func (b *BFF) proves(r *http.Request, id *seal.ID, rule proofRule) bool {
 		}
 		return true
 	}
-	if origin != "" {
-		return origin == b.origin
+	if origin == "null" { // check:origin-null
+		return false
 	}
-	return r.Header.Get("X-Csrf") == "1" || b.tokenProves(r, id, rule)
+	return origin != "" || r.Header.Get("X-Csrf") == "1" || b.tokenProves(r, id, rule)
 }
 
 // tokenProves reports whether r carries the session's CSRF token.
@@ -62,11 +62,14 @@ func (b *BFF) tokenProves(r *http.Request, id *seal.ID, rule proofRule) bool {
 	if token := r.Header.Get("X-Csrf-Token"); token != "" {
 		return id.ValidCSRFToken(token)
 	}
-	if !rule.form || isSafe(r.Method) || r.ContentLength <= 0 || r.ContentLength > maxForm {
+	if !rule.form || isSafe(r.Method) || r.ContentLength <= 0 {
+		return false
+	}
+	if r.ContentLength > maxForm { // check:form-size
 		return false
 	}
 	// Not multipart: an upload is not read before anybody is authenticated.
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" { // check:form-type
 		return false
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxForm))

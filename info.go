@@ -52,7 +52,7 @@ func (b *BFF) answerSession(w http.ResponseWriter, r *http.Request, extend bool)
 		b.noSession(w, r, newProblem(NoSession, ErrNoSession))
 		return
 	}
-	if !b.passes(r, &id, proofRule{}) {
+	if !b.passes(r, &id, proofRule{}) { // check:session-proof
 		b.refuse(w, r, newProblem(CSRF, nil))
 		return
 	}

@@ -613,6 +613,45 @@ func TestLifetimes(t *testing.T) {
 	})
 }
 
+// A store whose clock is behind keeps a session for longer than its lifetime.
+// The end is in the record too, and holds (S339, S495).
+func TestRecordPastItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{config: bff.Config{Store: &lateStore{Store: memstore.New(memstore.Options{})}, MaxLifetime: 8 * time.Hour}})
+		b := a.signIn("alice")
+		cookie := sessionCookie(t, b)
+		time.Sleep(8 * time.Hour)
+		b.SetCookie(cookie)
+		if r := b.Fetch("GET", "/auth/session", nil, nil); r.Status != 401 || r.Reason() != "session_expired" {
+			t.Errorf("past the lifetime: %v", r)
+		}
+	})
+}
+
+// A lateStore never notices that a session has expired.
+type lateStore struct {
+	bff.Store
+	mu      sync.Mutex
+	records map[string][]byte
+}
+
+func (s *lateStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.records == nil {
+		s.records = map[string][]byte{}
+	}
+	s.records[key] = value
+	return s.Store.Create(ctx, key, value, expires, end)
+}
+
+func (s *lateStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	value, ok := s.records[key]
+	return value, 1, time.Now().Add(time.Hour), ok, nil
+}
+
 // Where a process has lost its sessions, it does not claim a time-out.
 func TestLostStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,7 +23,8 @@ import (
 // cookies, and a foreign page may not make us do that.
 func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 	id, state := b.identify(r)
-	if !b.passes(r, &id, proofRule{navigate: true, form: true}) {
+	rule := proofRule{navigate: true, form: true}
+	if !b.passes(r, &id, rule) { // check:logout-proof
 		p := newProblem(CSRF, nil)
 		p.Page = r.Header.Get("Sec-Fetch-Mode") == "navigate"
 		b.refuse(w, r, p)
@@ -160,8 +161,12 @@ func (b *BFF) endSession(w http.ResponseWriter, who *leaver, home string, script
 	if b.cfg.PostLogoutURL == b.origin+b.loggedOutAt {
 		b.rememberLogout(w, state, home)
 	}
-	if who.idToken != "" && !script && !b.cfg.OmitIDTokenHint {
-		q.Set("id_token_hint", who.idToken)
+	hint := who.idToken
+	if script || b.cfg.OmitIDTokenHint { // check:hint
+		hint = ""
+	}
+	if hint != "" {
+		q.Set("id_token_hint", hint)
 		u.RawQuery = q.Encode()
 		if long := u.String(); len(long) <= maxLogoutURL {
 			return long

@@ -134,7 +134,7 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 		}
 	}
 	unsafe := !isSafe(r.Method)
-	if (every || unsafe) && !(outer && s.proven) && !b.passes(r, &id, rule) {
+	if (every || unsafe) && !(outer && s.proven) && !b.passes(r, &id, rule) { // check:proof
 		return nil, newProblem(CSRF, nil)
 	}
 	if !outer {
@@ -153,7 +153,10 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 // anonymous lets a request without a session go on where rt admits that. A
 // part that is broken is no reason to treat anybody as signed out.
 func (b *BFF) anonymous(r *http.Request, rt *route, problem *Problem) (*Session, *Problem) {
-	if !rt.optional || problem.Status != http.StatusUnauthorized {
+	if !rt.optional {
+		return nil, problem
+	}
+	if problem.Status != http.StatusUnauthorized { // check:optional-outage
 		return nil, problem
 	}
 	return nil, rt.permits(r, nil)
@@ -174,7 +177,7 @@ func (rt *route) permits(r *http.Request, s *Session) *Problem {
 		return newProblem(NoSession, ErrNoSession)
 	}
 	for _, check := range rt.authorize {
-		if err := check(r, s); err != nil {
+		if err := check(r, s); err != nil { // check:authorize
 			var p *Problem
 			if errors.As(err, &p) {
 				return p

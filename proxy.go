@@ -73,25 +73,25 @@ type target struct {
 }
 
 func newTarget(up Upstream) (*target, error) {
-	if rest, ok := strings.CutPrefix(up.URL, invalidTenant); ok {
+	if rest, ok := strings.CutPrefix(up.URL, invalidTenant); ok { // check:upstream-tenant
 		return nil, fmt.Errorf("URL: %q is not a tenant ID; copy it from the Agglestone portal", rest)
 	}
 	u, err := url.Parse(up.URL)
 	switch {
 	case up.URL == "":
 		return nil, errors.New("URL is empty; set the upstream's base URL")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"): // check:upstream-url
 		return nil, fmt.Errorf("URL %q is not an absolute http or https URL", up.URL)
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(up.URL, "#"):
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(up.URL, "#"): // check:upstream-plain
 		return nil, errors.New("URL has a user, query or fragment; remove it")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !up.InsecureHTTP:
+	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !up.InsecureHTTP: // check:upstream-https
 		return nil, fmt.Errorf("URL %q is plain http; use https (plain http is for loopback hosts, or set InsecureHTTP)", up.URL)
 	}
 	base := strings.TrimRight(u.EscapedPath(), "/")
-	if base != "" && !validTargetPath(base) {
+	if base != "" && !validTargetPath(base) { // check:upstream-path
 		return nil, fmt.Errorf("URL: its path %q has dot segments, empty segments or encoded slashes; write it plainly", base)
 	}
-	if p := up.StripPrefix; p != "" && !validPath(strings.TrimRight(p, "/")) {
+	if p := up.StripPrefix; p != "" && !validPath(strings.TrimRight(p, "/")) { // check:upstream-prefix
 		return nil, fmt.Errorf("StripPrefix %q must be a plain path below /", p)
 	}
 	up.StripPrefix = strings.TrimRight(up.StripPrefix, "/")
@@ -152,7 +152,7 @@ func (t *target) path(u *url.URL) (path, raw string, reason Reason) {
 		return "", "", BadRequest
 	}
 	rest, ok := strings.CutPrefix(escaped, t.StripPrefix)
-	if !ok || rest != "" && rest[0] != '/' {
+	if !ok || rest != "" && rest[0] != '/' { // check:target-prefix
 		return "", "", NotFound
 	}
 	raw = t.base + rest
@@ -168,17 +168,20 @@ func (t *target) path(u *url.URL) (path, raw string, reason Reason) {
 
 // covers reports whether u is at the target or below it.
 func (t *target) covers(u *url.URL) bool {
-	if u.Scheme != t.url.Scheme || u.User != nil || !sameHost(u, t.url) {
+	if u.Scheme != t.url.Scheme || u.User != nil || !sameHost(u, t.url) { // check:client-origin
 		return false
 	}
 	escaped := u.EscapedPath()
 	if escaped == "" {
 		escaped = "/"
 	}
-	if !validTargetPath(escaped) {
+	if !validTargetPath(escaped) { // check:client-path
 		return false
 	}
-	return t.base == "" || escaped == t.base || strings.HasPrefix(escaped, t.base+"/")
+	if t.base != "" && escaped != t.base && !strings.HasPrefix(escaped, t.base+"/") { // check:client-base
+		return false
+	}
+	return true
 }
 
 func sameHost(a, b *url.URL) bool {
@@ -260,8 +263,7 @@ func (b *BFF) proxies(prefix string) {
 
 // prepare decides whether r is forwarded, where, and with which token.
 func (b *BFF) prepare(w http.ResponseWriter, r *http.Request, rt *route, rule proofRule, f *forwarded) *Problem {
-	switch r.Method {
-	case http.MethodConnect, http.MethodTrace:
+	if r.Method == http.MethodConnect || r.Method == http.MethodTrace { // check:proxy-method
 		return newProblem(MethodNotAllowed, nil)
 	}
 	var reason Reason
@@ -318,14 +320,14 @@ func rewrite(pr *httputil.ProxyRequest) {
 	h := out.Header
 	cookies := f.cookies(pr.In)
 	for name := range h {
-		if droppedHeader(name) {
+		if droppedHeader(name) { // check:request-header
 			delete(h, name)
 		}
 	}
 	if len(cookies) > 0 {
 		h["Cookie"] = []string{strings.Join(cookies, "; ")}
 	}
-	if !f.upgrade {
+	if !f.upgrade { // check:upgrade-header
 		delete(h, "Upgrade")
 		delete(h, "Connection")
 	}
@@ -346,7 +348,10 @@ func (f *forwarded) cookies(in *http.Request) []string {
 	}
 	var pass []string
 	for _, c := range in.Cookies() {
-		if slices.Contains(f.t.Cookies, c.Name) && !f.b.cookies.ours(c.Name) {
+		if f.b.cookies.ours(c.Name) { // check:own-cookie
+			continue
+		}
+		if slices.Contains(f.t.Cookies, c.Name) {
 			pass = append(pass, c.Name+"="+c.Value)
 		}
 	}
@@ -371,7 +376,7 @@ func droppedHeader(name string) bool {
 		"Http2-Settings", "Client-Ip", "True-Client-Ip", "Remote-User", "X-Http-Method-Override", "X-Method-Override", "X-Http-Method":
 		return true
 	}
-	if strings.Contains(name, "_") {
+	if strings.Contains(name, "_") { // check:header-underscore
 		return true
 	}
 	lower := strings.ToLower(name)
@@ -379,7 +384,7 @@ func droppedHeader(name string) bool {
 		"x-forwarded", "x-real-", "x-original-", "x-rewrite-", "x-auth-", "x-remote-", "x-user", "x-client-cert", "x-ssl-",
 		"x-envoy-", "x-cluster-client-", "cf-connecting-", "x-authenticated-", "x-authorization", "x-groups", "ssl-client-",
 	} {
-		if strings.HasPrefix(lower, prefix) {
+		if strings.HasPrefix(lower, prefix) { // check:header-prefix
 			return true
 		}
 	}
@@ -396,7 +401,7 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	}
 	h := res.Header
 	f.cleanHeader(h)
-	if !f.t.Cache && !strictCache(h["Cache-Control"]) {
+	if !f.t.Cache && !strictCache(h["Cache-Control"]) { // check:proxy-cache
 		h["Cache-Control"] = noStore
 	}
 	if res.StatusCode == http.StatusUnauthorized && f.token != "" {
@@ -418,7 +423,7 @@ func strictCache(values []string) bool {
 
 // cleanHeader removes response headers, of an answer, a 1xx or a trailer.
 func (f *forwarded) cleanHeader(h http.Header) {
-	if cookies := h["Set-Cookie"]; len(cookies) > 0 {
+	if cookies := h["Set-Cookie"]; len(cookies) > 0 { // check:set-cookie
 		cookies = slices.DeleteFunc(slices.Clone(cookies), func(line string) bool { return !f.maySet(line) })
 		if len(cookies) > 0 {
 			h["Set-Cookie"] = cookies
@@ -427,7 +432,7 @@ func (f *forwarded) cleanHeader(h http.Header) {
 		}
 	}
 	for name := range h {
-		if droppedResponse(name) {
+		if droppedResponse(name) { // check:response-header
 			delete(h, name)
 		}
 	}
@@ -451,15 +456,17 @@ func (f *forwarded) maySet(line string) bool {
 	name, _, _ := strings.Cut(line, "=")
 	name = strings.TrimSpace(name)
 	lower := strings.ToLower(name)
-	return slices.Contains(f.t.SetCookies, name) && !f.b.cookies.ours(name) &&
-		!strings.HasPrefix(lower, "__host-") && !strings.HasPrefix(lower, "__secure-")
+	if f.b.cookies.ours(name) || strings.HasPrefix(lower, "__host-") || strings.HasPrefix(lower, "__secure-") { // check:set-own-cookie
+		return false
+	}
+	return slices.Contains(f.t.SetCookies, name)
 }
 
 // cleanTrailer removes what an upstream may not send after the body either.
 // ReverseProxy forwards trailers that were never announced, too.
 func cleanTrailer(h http.Header) {
 	for name := range h {
-		if name == "Set-Cookie" || droppedResponse(name) {
+		if name == "Set-Cookie" || droppedResponse(name) { // check:trailer
 			delete(h, name)
 		}
 	}
@@ -515,7 +522,7 @@ func (pt *proxyTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err != nil || res.StatusCode != http.StatusUnauthorized || f.token == "" || f.upgrade {
 		return res, err
 	}
-	if !held || !isRead(out.Method) && out.Method != http.MethodOptions && !challenges(res.Header, "invalid_token") {
+	if !held || !isRead(out.Method) && out.Method != http.MethodOptions && !challenges(res.Header, "invalid_token") { // check:replay
 		return res, nil
 	}
 	token, given, ok := f.b.fresher(out.Context(), f.s, f.given)
@@ -620,7 +627,7 @@ func (b *BFF) fresher(ctx context.Context, s *Session, given time.Time) (Secret,
 	}
 	s.adopt(rec)
 	if !rec.head.AccessObtained.After(given) {
-		if !rec.head.Renewable || time.Since(given) < replayAfter || time.Now().Before(rec.head.Failure.NotBefore) {
+		if !rec.head.Renewable || time.Since(given) < replayAfter || time.Now().Before(rec.head.Failure.NotBefore) { // check:replay-once
 			return "", time.Time{}, false
 		}
 		if problem := b.waitFor(ctx, s, b.refresh(ctx, s, given)); problem != nil {

@@ -54,7 +54,7 @@ func (b *BFF) accessToken(ctx context.Context, s *Session) (Secret, time.Time, *
 		return "", time.Time{}, problem
 	}
 	rec := s.record()
-	if !time.Now().Before(rec.head.AccessExpiry) {
+	if !time.Now().Before(rec.head.AccessExpiry) { // check:token-expiry
 		return "", time.Time{}, newProblem(TokenUnavailable, nil)
 	}
 	token, err := rec.access()
@@ -503,7 +503,7 @@ func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.Toke
 		var e *issuer.Error
 		var no *refusal
 		final := errors.As(err, &no) || errors.As(err, &e) && e.Kind == issuer.Invalid
-		if final {
+		if final { // check:condemn
 			why := RefreshRejected
 			if no != nil {
 				why = SessionRevoked
@@ -553,7 +553,8 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 			return nil, err
 		}
 	}
-	if err := r.b.ask(ctx, &learned, &Login{Refresh: true}); err != nil {
+	login := &Login{Refresh: true}
+	if err := r.b.ask(ctx, &learned, login); err != nil { // check:on-refresh
 		var no *refusal
 		if errors.As(err, &no) {
 			return nil, err

@@ -422,7 +422,7 @@ func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.
 		b.log.LogAttrs(ctx, slog.LevelError, "session record doesn't open", slog.String("session", logKey(key)))
 		return nil, time.Time{}, newProblem(NoSession, err)
 	}
-	if !time.Now().Before(rec.head.End) { // the store's clock is behind ours
+	if !time.Now().Before(rec.head.End) { // check:lifetime the store's clock is behind ours
 		return nil, time.Time{}, newProblem(SessionExpired, ErrNoSession)
 	}
 	return rec, expires, nil

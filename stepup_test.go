@@ -110,3 +110,38 @@ func TestRequireACR(t *testing.T) {
 		t.Errorf("nobody, where a session is optional: %v", r)
 	}
 }
+
+// A session never outlives what the issuer said (IPSIE's session_expiry), at
+// the sign-in and at a refresh.
+func TestSessionExpiryOfTheIssuer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		heal := a.iss.Break("token", claimAt("session_expiry", -time.Second))
+		b := a.browser()
+		if r := b.SignIn("alice"); r.Err == nil || signedIn(t, b) {
+			t.Error("a sign-in that has ended already was taken")
+		}
+		heal()
+		heal = a.iss.Break("token", claimAt("session_expiry", 40*time.Minute))
+		b = a.signIn("alice")
+		heal()
+		time.Sleep(25 * time.Minute)
+		if s := page(t, b, "GET"); s != 200 { // refreshes, and says no more about it
+			t.Fatalf("after 25 minutes: %d", s)
+		}
+		cookie := sessionCookie(t, b)
+		time.Sleep(16 * time.Minute)
+		b.SetCookie(cookie) // which the browser has dropped
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 {
+			t.Errorf("after 41 minutes: %v, want 401", r)
+		}
+		b = a.signIn("alice")
+		a.iss.Break("token", claimAt("session_expiry", 10*time.Minute))
+		time.Sleep(16 * time.Minute)
+		page(t, b, "GET")
+		time.Sleep(11 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Reason() != "session_expired" {
+			t.Errorf("11 minutes after the refresh: %v, want session_expired", r)
+		}
+	})
+}

@@ -64,7 +64,7 @@ func (c *Client) discover(ctx context.Context) (*Metadata, *Error) {
 	}
 	if failed != nil {
 		// go-oidc's other errors quote the body.
-		if mismatch, ok := errors.AsType[*oidc.IssuerMismatchError](failed); ok {
+		if mismatch, ok := errors.AsType[*oidc.IssuerMismatchError](failed); ok { // check:discovery-issuer
 			return unusable(fmt.Errorf("the metadata is of issuer %.300q, not %.300q (OpenID Connect Discovery 1.0, section 4.3)",
 				mismatch.Discovered, mismatch.Provided))
 		}

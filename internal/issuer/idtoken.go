@@ -137,16 +137,18 @@ func (c *Client) verifyIDToken(ctx context.Context, raw string, want Expect) (*I
 // verifySigned has go-oidc check signature, algorithm, issuer and audience. It
 // does no more, so it serves for every token of the issuer's that is for us.
 func (c *Client) verifySigned(ctx context.Context, raw string, header map[string]json.RawMessage) (*oidc.IDToken, *Error) {
+	algs := c.allowed()
+	if len(algs) == 0 { // check:alg-any go-oidc takes none for RS256
+		return nil, invalid("alg")
+	}
 	keys := &verification{keys: c.keys}
 	conf := &oidc.Config{
+		SupportedSigningAlgs:       algs,
 		ClientID:                   c.cfg.ClientID,
 		SkipClientIDCheck:          false, // check:aud
 		SkipIssuerCheck:            false, // check:iss
 		InsecureSkipSignatureCheck: false, // check:signature
 		SkipExpiryCheck:            true,  // go-oidc allows for no skew: see readClaims
-	}
-	if len(c.cfg.SigningAlgs) > 0 { // check:alg
-		conf.SupportedSigningAlgs = c.cfg.SigningAlgs
 	}
 	verified, err := oidc.NewVerifier(c.cfg.Issuer, keys, conf).Verify(ctx, raw)
 	if err != nil {
@@ -155,17 +157,33 @@ func (c *Client) verifySigned(ctx context.Context, raw string, header map[string
 	return verified, nil
 }
 
+// allowed returns the algorithms that may sign an ID token: those of the
+// configuration, and never a symmetric one, whose key is no secret of the
+// issuer's.
+func (c *Client) allowed() []string {
+	var algs []string
+	for _, alg := range []string{
+		"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512",
+	} {
+		if strings.HasPrefix(alg, "HS") { // check:alg-symmetric
+			continue
+		}
+		if !slices.Contains(c.cfg.SigningAlgs, alg) { // check:alg
+			continue
+		}
+		algs = append(algs, alg)
+	}
+	return algs
+}
+
 // readHeader decodes the header (RFC 7515, section 4) of a token of one of the
 // given types, each a JSON string in lower case, and refuses what it doesn't
 // understand. No type at all is "".
 func readHeader(raw string, types ...string) (map[string]json.RawMessage, *Error) {
 	first, _, _ := strings.Cut(raw, ".")
-	data, err := base64.RawURLEncoding.DecodeString(first)
-	if err != nil {
-		return nil, invalid("format")
-	}
+	data, undecoded := base64.RawURLEncoding.DecodeString(first)
 	header, err := members(data)
-	if err != nil {
+	if undecoded != nil || err != nil { // check:header-form go-jose skips white space
 		return nil, invalid("format")
 	}
 	// RFC 8725, section 3.11: a logout token or a JWT access token of the same
@@ -190,7 +208,7 @@ func (c *Client) why(header map[string]json.RawMessage, keys *verification) *Err
 		return keys.failure
 	}
 	if !keys.asked {
-		if alg, _ := text(header["alg"]); !slices.Contains(c.cfg.SigningAlgs, alg) {
+		if alg, _ := text(header["alg"]); !slices.Contains(c.allowed(), alg) {
 			return invalid("alg")
 		}
 		return invalid("format")

@@ -231,6 +231,14 @@ func TestAlgorithmAllowed(t *testing.T) {
 	if _, err := c.VerifyIDToken(t.Context(), ecKey.good(), login); err != nil {
 		t.Errorf("VerifyIDToken = %v", err)
 	}
+	// Whatever the configuration says: no symmetric one, and none is not RS256.
+	for _, algs := range [][]string{{"HS256"}, {"none"}, nil} {
+		c := o.client(t, func(cfg *issuer.Config) { cfg.SigningAlgs, cfg.ClientSecret = algs, secretClient })
+		for _, raw := range []string{rsaKey.good(), hs256([]byte(secretClient), string(toJSON(idClaims())))} {
+			_, err := c.VerifyIDToken(t.Context(), raw, login)
+			problem(t, err, issuer.Invalid, "alg")
+		}
+	}
 }
 
 // What a caller gets.

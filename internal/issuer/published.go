@@ -73,7 +73,7 @@ func (p *published[T]) get(ctx context.Context) (*T, *Error) {
 // fetch began after the call.
 func (p *published[T]) renew(ctx context.Context) (value *T, fresh bool, err *Error) {
 	p.mu.Lock()
-	if p.current == nil && time.Since(p.renewed) < minInterval {
+	if p.current == nil && time.Since(p.renewed) < minInterval { // check:refetch-interval
 		p.mu.Unlock()
 		return nil, false, &Error{Op: p.op, Kind: Unreachable, Err: errRecent}
 	}
@@ -104,7 +104,7 @@ func (p *published[T]) begin() (f *flight[T], began bool, err *Error) {
 		return p.current, false, nil
 	}
 	now := time.Now()
-	if p.failure != nil && now.Before(p.retry) {
+	if p.failure != nil && now.Before(p.retry) { // check:fetch-pause
 		return nil, false, p.failure
 	}
 	f = &flight[T]{done: make(chan struct{})}

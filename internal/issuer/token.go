@@ -47,7 +47,7 @@ func (c *Client) AuthorizationURL(ctx context.Context, r AuthorizationRequest) (
 	// RFC 6749, section 3.1: the endpoint's own query is kept, and no parameter
 	// is sent twice.
 	kept, err := url.ParseQuery(query)
-	if err != nil {
+	if err != nil { // check:authorize-query
 		return "", &Error{Op: "authorize", Kind: Unreachable, Err: errors.New("the authorization endpoint has a malformed query")}
 	}
 	more := make(url.Values)
@@ -220,11 +220,11 @@ func refusal(op string, t *trip, secrets []string) *Error {
 	m, _ := members(t.body)
 	code, _ := text(m["error"])
 	// RFC 6749, section 5.2, without the quotation mark and the backslash.
-	if !within(code, ' ', 64) || strings.ContainsAny(code, `"\`) {
+	if !within(code, ' ', 64) || strings.ContainsAny(code, `"\`) { // check:error-code
 		return e
 	}
 	for _, secret := range secrets {
-		if secret != "" && strings.Contains(code, secret) {
+		if secret != "" && strings.Contains(code, secret) { // check:error-code-echo
 			return e
 		}
 	}

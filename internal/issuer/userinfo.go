@@ -37,7 +37,7 @@ func (c *Client) UserInfo(ctx context.Context, accessToken, subject string) (jso
 		return nil, &Error{Op: "userinfo", Kind: Malformed, Check: "userinfo-type"}
 	}
 	m, err := members(t.body)
-	if err != nil {
+	if err != nil { // check:userinfo-object
 		return nil, &Error{Op: "userinfo", Kind: Malformed, Err: err}
 	}
 	sub, _ := text(m["sub"])

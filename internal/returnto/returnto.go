@@ -33,18 +33,21 @@ const MaxLen = 256
 // and one that knows "/logout" and the prefix "/api/" refuses them both. Paths
 // that come from configuration go through Plain before denied compares them.
 func Clean(raw string, denied func(path string) bool) (string, bool) {
-	if len(raw) > MaxLen || !strings.HasPrefix(raw, "/") {
+	if len(raw) > MaxLen { // check:return-length
+		return "", false
+	}
+	if !strings.HasPrefix(raw, "/") { // check:return-local
 		return "", false
 	}
 	for i := range len(raw) {
 		// No controls, no space, nothing beyond ASCII, and nowhere a
 		// backslash. What else a browser would escape (quotes, angle
 		// brackets, braces) can't move it to another origin.
-		if c := raw[i]; c <= ' ' || c >= 0x7f || c == '\\' {
+		if c := raw[i]; c <= ' ' || c >= 0x7f || c == '\\' { // check:return-character
 			return "", false
 		}
 	}
-	if !validEscapes(raw) {
+	if !validEscapes(raw) { // check:return-escape
 		return "", false
 	}
 
@@ -53,7 +56,7 @@ func Clean(raw string, denied func(path string) bool) (string, bool) {
 	// fragment included: it makes /logout of /x#/../logout. To it, what comes
 	// before the fragment's first slash belongs to the path's last segment.
 	for i, segment := range strings.Split(fragment, "/") {
-		if i > 0 && (segment == "." || segment == "..") {
+		if i > 0 && (segment == "." || segment == "..") { // check:return-fragment
 			return "", false
 		}
 	}
@@ -61,28 +64,28 @@ func Clean(raw string, denied func(path string) bool) (string, bool) {
 	// The lines above and below leave this nothing to refuse. It stands here
 	// for the day when net/url and we disagree.
 	u, err := url.ParseRequestURI(rest)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" {
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" { // check:return-local
 		return "", false
 	}
 	escaped, _, _ := strings.Cut(rest, "?")
-	if hasEscapedDelimiter(escaped) {
+	if hasEscapedDelimiter(escaped) { // check:return-delimiter
 		return "", false
 	}
 	for i, segment := range strings.Split(u.Path[1:], "/") {
 		// With parameters and without: some servers read /..;x/ as /../.
 		name, _, _ := strings.Cut(segment, ";")
-		if name == "." || name == ".." {
+		if name == "." || name == ".." { // check:return-dots
 			return "", false
 		}
 		// //evil.com, and /;//evil.com where parameters are dropped.
-		if i == 0 && name == "" && u.Path != "/" {
+		if i == 0 && name == "" && u.Path != "/" { // check:return-authority
 			return "", false
 		}
 	}
 
 	if denied != nil {
 		plain := Plain(u.Path)
-		if denied(u.Path) || denied(plain) || plain != "/" && denied(plain+"/") {
+		if denied(u.Path) || denied(plain) || plain != "/" && denied(plain+"/") { // check:return-denied
 			return "", false
 		}
 	}

@@ -58,7 +58,7 @@ func NewRing(raw [][]byte, issuer, clientID string) (*Ring, error) {
 	identity := sha256.Sum256([]byte(issuer + "\x00" + clientID))
 	r.prefix = append([]byte("bff session\x00"), identity[:]...)
 	for i, ringKey := range raw {
-		if len(ringKey) != KeySize {
+		if len(ringKey) != KeySize { // check:ring-key-size
 			return nil, fmt.Errorf("key %d has %d bytes, not %d", i, len(ringKey), KeySize)
 		}
 		derive := func(purpose string, n int) []byte {
@@ -90,13 +90,13 @@ func NewRing(raw [][]byte, issuer, clientID string) (*Ring, error) {
 			SetSerializer(securecookie.NopEncoder{}).
 			MaxAge(int(AttemptAge / time.Second))
 		for j, other := range r.keys {
-			if other.id == k.id {
+			if other.id == k.id { // check:ring-key-twice
 				return nil, fmt.Errorf("keys %d and %d are the same", j, i)
 			}
 		}
 		r.keys = append(r.keys, k)
 	}
-	if len(r.keys) == 0 {
+	if len(r.keys) == 0 { // check:ring-empty
 		return nil, errors.New("no keys")
 	}
 	return r, nil
@@ -155,7 +155,7 @@ func (id *ID) Cookie() string {
 // ParseCookie returns the session ID that value carries. It does no I/O: a
 // forged cookie, or another relying party's, is refused here.
 func (r *Ring) ParseCookie(value string) (ID, bool) {
-	if len(value) != CookieLen {
+	if len(value) != CookieLen { // check:cookie-length
 		return ID{}, false
 	}
 	var text [CookieLen]byte
@@ -293,7 +293,7 @@ type Record struct {
 // Open reads a sealed record of n parts. It opens none of them.
 func (id *ID) Open(recordKey string, value []byte, n int) (*Record, error) {
 	if n < 1 || n > maxParts || len(value) < recordHeader+4*(n-1) ||
-		value[0] != recordVersion || value[recordHeader-1] != 0 || string(value[1:5]) != string(id.key.id[:]) {
+		value[0] != recordVersion || value[recordHeader-1] != 0 || string(value[1:5]) != string(id.key.id[:]) { // check:record-header
 		return nil, errRecord
 	}
 	aead, err := id.aead()
@@ -305,7 +305,7 @@ func (id *ID) Open(recordKey string, value []byte, n int) (*Record, error) {
 	lengths, rest := value[recordHeader:recordHeader+4*(n-1)], value[recordHeader+4*(n-1):]
 	for i := range n - 1 {
 		size := uint64(binary.BigEndian.Uint32(lengths[4*i:]))
-		if size > uint64(len(rest)) {
+		if size > uint64(len(rest)) { // check:record-length
 			return nil, errRecord
 		}
 		rec.parts[i], rest = rest[:size], rest[size:]
