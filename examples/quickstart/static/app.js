@@ -87,7 +87,7 @@ function element(tag, ...children) {
 const say = (text) => { $("message").textContent = text; };
 
 $("login").onclick = () => login();
-$("logout").onclick = () => logout().catch(() => say("Not signed out: there was no answer."));
+$("logout").onclick = () => logout().catch((err) => say(`Not signed out (${err.message}).`));
 $("users").onclick = callUsers;
 $("stay").onclick = stay;
 
