@@ -56,6 +56,7 @@ func run(ctx context.Context, addr string, ready func(origin string)) error {
 		return err
 	}
 	srv := &http.Server{Handler: s.routes(iss.UsersURL()), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 32 << 10}
+	srv.RegisterOnShutdown(s.auth.Drain)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()
 	ready(origin)

@@ -149,6 +149,7 @@ func (gw *gateway) run(ctx context.Context) error {
 		MaxHeaderBytes:    32 << 10,
 	}
 	slog.Info("listening", "address", listener.Addr().String())
+	srv.RegisterOnShutdown(gw.auth.Drain)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()
 	select {

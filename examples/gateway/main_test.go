@@ -526,6 +526,29 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
+// An event stream lasts as long as its session, but holds up nothing.
+func TestStopEndsStreams(t *testing.T) {
+	iss := bfftest.StartIssuer(t, bfftest.Options{})
+	s := start(t, "BFF_ISSUER="+iss.URL())
+	b := bfftest.NewBrowser(nil, s.origin, iss)
+	if r := b.SignIn("alice", bfftest.LoginPath("/whoami")); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	res, err := b.Client().Get(s.origin + "/auth/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	events, err := io.ReadAll(res.Body)
+	if err != nil || !strings.Contains(string(events), "event: reconnect") {
+		t.Errorf("the stream ended with %v after %q", err, events)
+	}
+	if code := s.exitCode(); code != 0 || strings.Contains(s.log.String(), "cut off") {
+		t.Errorf("exit %d", code)
+	}
+}
+
 // The port is somebody else's.
 func TestListenFails(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -79,6 +79,7 @@ func run(ctx context.Context, addr string, out io.Writer) error {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    32 << 10,
 	}
+	srv.RegisterOnShutdown(auth.Drain)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()
 	fmt.Fprintf(out, "\n  Open %s and sign in as alice, bob or carol. Ctrl-C stops.\n\n", origin)
