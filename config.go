@@ -139,8 +139,12 @@ func (c *checker) party(cfg *Config) {
 	}
 }
 
-// redirect checks RedirectURL and what follows from it.
+// redirect checks RedirectURL, what follows from it, and PostLogoutURL.
 func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
+	if p, err := url.Parse(cfg.PostLogoutURL); cfg.PostLogoutURL != "" &&
+		(err != nil || p.Host == "" || (p.Scheme != "https" && p.Scheme != "http") || p.User != nil) { // check:config-post-logout
+		c.add("PostLogoutURL", "%q is not an absolute http or https URL", cfg.PostLogoutURL)
+	}
 	u, err := url.Parse(cfg.RedirectURL)
 	switch {
 	case cfg.RedirectURL == "":
@@ -166,9 +170,6 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	b.callback = u.Path
 	if cfg.PostLogoutURL == "" {
 		cfg.PostLogoutURL = b.origin + "/"
-	}
-	if p, err := url.Parse(cfg.PostLogoutURL); err != nil || p.Host == "" || (p.Scheme != "https" && p.Scheme != "http") || p.User != nil { // check:config-post-logout
-		c.add("PostLogoutURL", "%q is not an absolute http or https URL", cfg.PostLogoutURL)
 	}
 	return u
 }
@@ -325,7 +326,9 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 		cfg.DefaultReturnURL = "/"
 	}
 	isRoute := func(path string) bool {
-		return slices.ContainsFunc(routes, func(r struct{ field, path string }) bool { return returnto.Plain(r.path) == path })
+		return slices.ContainsFunc(routes, func(r struct{ field, path string }) bool {
+			return r.path != "" && returnto.Plain(r.path) == path
+		})
 	}
 	if _, ok := returnto.Clean(cfg.DefaultReturnURL, isRoute); !ok { // check:config-return
 		c.add("DefaultReturnURL", "%q is not a local path outside our own routes", cfg.DefaultReturnURL)
@@ -345,12 +348,9 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 		cfg.SessionClaims = []string{"name", "email", "picture", "preferred_username", "groups"}
 	}
 	name := cfg.CookieName
-	if redirect == nil {
-		return
-	}
 	if name == "" {
 		name = "bff"
-		if isLoopback(redirect.Hostname()) && redirect.Port() != "" {
+		if redirect != nil && isLoopback(redirect.Hostname()) && redirect.Port() != "" {
 			name += "-" + redirect.Port()
 		}
 	}
@@ -359,7 +359,7 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 	}) || strings.HasPrefix(name, "__") { // check:config-cookie
 		c.add("CookieName", "%q must be 1 to 40 letters, digits, '-', '_' or '.', without a prefix", name)
 	}
-	b.cookies = newCookieNames(name, redirect.Scheme == "https")
+	b.cookies = newCookieNames(name, redirect != nil && redirect.Scheme == "https")
 }
 
 // login checks what goes into authorization requests.

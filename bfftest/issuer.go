@@ -2,7 +2,7 @@
 // provider in the process, and a browser that signs in to it.
 //
 //	iss := bfftest.NewIssuer(bfftest.Options{})
-//	auth, err := bff.New(bff.Config{
+//	auth, err := bff.New(ctx, bff.Config{
 //		Issuer:      iss.URL(),
 //		ClientID:    iss.ClientID(),
 //		RedirectURL: "https://app.example.com/auth/callback",
@@ -38,7 +38,8 @@
 // [SignIn] returns an [http.Client] that is signed in, and sends what the
 // fetch of a page in a browser sends. A [Browser] goes step by step. It keeps
 // the rules on cookies that net/http/cookiejar doesn't have: SameSite, and
-// name prefixes such as __Host-.
+// name prefixes such as __Host-. For a test of one handler there is
+// [NewContext].
 //
 // The package doesn't import testing, so that programs can embed the issuer.
 package bfftest

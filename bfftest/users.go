@@ -35,6 +35,9 @@ type User struct {
 
 	// Claims are added to ID tokens and userinfo.
 	Claims map[string]any
+
+	// Values are for [NewContext]; an issuer knows nothing of them.
+	Values map[string]string
 }
 
 type user struct {

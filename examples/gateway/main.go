@@ -23,7 +23,7 @@ import (
 const help = `Usage: gateway
 
 A Backend-for-Frontend in front of an API and a single-page application.
-The environment configures it:
+The environment configures it; in brackets is what holds without:
 
   BFF_LISTEN           address to listen on            (127.0.0.1:4180)
   BFF_ISSUER           issuer's URL, or instead of it:
@@ -32,18 +32,34 @@ The environment configures it:
   BFF_CLIENT_SECRET    client secret                   (public client)
   BFF_REDIRECT_URL     public URL of the callback      (http://BFF_LISTEN/auth/callback)
   BFF_SCOPES           scopes, separated by spaces     (openid profile email)
-  BFF_KEYS             keys in base64, separated by commas; the first seals.
-                       openssl rand -base64 32 makes one. (fresh ones on loopback)
-  BFF_STORE            memory                          (memory)
-  BFF_UPSTREAM         API that is proxied at /api/, prefix stripped
-  BFF_SPA_DIR          directory served at /, falling back to its index.html
-  BFF_IDLE_TIMEOUT     session's idle time-out         (1h)
-  BFF_MAX_LIFETIME     session's greatest age          (12h)
-  BFF_REFRESH_MARGIN   refresh this long before expiry (a tenth of the token's life)
+  BFF_KEYS             keys in base64, separated by commas; the first seals, all
+                       open. openssl rand -base64 32 makes one.
+                       (on loopback: a new one at each start; else needed)
+  BFF_STORE            where sessions are kept: memory (memory)
+  BFF_UPSTREAM         URL of the API, which is proxied at /api/ with that
+                       prefix stripped                 (no API)
+  BFF_SPA_DIR          directory served at /. What is no file there and was
+                       navigated to gets index.html    (nothing)
+  BFF_IDLE_TIMEOUT     a session ends this long after its last request  (1h)
+  BFF_MAX_LIFETIME     a session ends this long after the sign-in       (12h)
+  BFF_REFRESH_MARGIN   an access token is refreshed this long before its end
+                       (a tenth of its life, at most 1m)
   BFF_POST_LOGOUT_URL  where a sign-out ends           (the site's root)
+  BFF_INSECURE_HTTP    1 admits plain http off loopback, for test networks:
+                       cookies and tokens then travel in the clear
 
-It also serves GET /whoami (protected, JSON) and GET /healthz.
-TLS ends in front of it; BFF_REDIRECT_URL is what browsers see.
+Durations are written like 90s or 1h30m. Files of BFF_SPA_DIR are served with a
+Content-Security-Policy of default-src 'self', and no hidden ones.
+
+Beside /login, /logout and /auth/… there are:
+
+  GET /whoami          a protected page: {"sub":"…","groups":["…"]}
+  GET /healthz         200 while the process lives
+  GET /readyz          200 if issuer and store can be reached, else 503
+
+TLS ends in front of it; BFF_REDIRECT_URL is what browsers see. SIGTERM and
+SIGINT stop it once requests in progress are done, after 15s at most. Exit
+status: 0 stopped, 1 failed, 2 the environment can't be used.
 `
 
 func main() {
@@ -56,7 +72,13 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, "BFF_") && !strings.Contains(help, "  "+name+" ") {
+			slog.Warn("unknown variable is ignored; see --help", "name", name)
+		}
+	}
 	gw, err := configure(ctx, os.Getenv)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "gateway: the environment can't be used:\n%v\n", err)
@@ -68,122 +90,40 @@ func main() {
 	}
 }
 
+// A gateway is all that configure made.
 type gateway struct {
-	listen  string
-	auth    *bff.BFF
-	handler http.Handler
+	listen     string
+	auth       *bff.BFF
+	closeStore func() error
+	upstream   bff.Upstream // none without URL
+	files      *os.Root     // nil: none
 }
 
-// configure reads the environment and reports all that is wrong with it.
-func configure(ctx context.Context, getenv func(string) string) (*gateway, error) {
-	var errs []error
-	fail := func(name string, err error) { errs = append(errs, fmt.Errorf("%s: %w", name, err)) }
-	duration := func(name string) time.Duration {
-		v := getenv(name)
-		if v == "" {
-			return 0
-		}
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			fail(name, fmt.Errorf("%q is not a duration such as 90s or 1h30m", v))
-		}
-		return d
-	}
-
-	listen := getenv("BFF_LISTEN")
-	if listen == "" {
-		listen = "127.0.0.1:4180"
-	}
-	if _, _, err := net.SplitHostPort(listen); err != nil {
-		fail("BFF_LISTEN", fmt.Errorf("%q is not host:port", listen))
-	}
-	cfg := bff.Config{
-		Issuer:        getenv("BFF_ISSUER"),
-		TenantID:      getenv("BFF_TENANT_ID"),
-		ClientID:      getenv("BFF_CLIENT_ID"),
-		ClientSecret:  bff.Secret(getenv("BFF_CLIENT_SECRET")),
-		RedirectURL:   getenv("BFF_REDIRECT_URL"),
-		PostLogoutURL: getenv("BFF_POST_LOGOUT_URL"),
-		IdleTimeout:   duration("BFF_IDLE_TIMEOUT"),
-		MaxLifetime:   duration("BFF_MAX_LIFETIME"),
-		RefreshMargin: duration("BFF_REFRESH_MARGIN"),
-	}
-	if cfg.RedirectURL == "" {
-		cfg.RedirectURL = "http://" + listen + "/auth/callback"
-	}
-	if scopes := strings.Fields(getenv("BFF_SCOPES")); len(scopes) > 0 {
-		cfg.Scopes = scopes
-	}
-	var err error
-	if cfg.Keys, err = bff.ParseKeys(getenv("BFF_KEYS")); err != nil {
-		fail("BFF_KEYS", err)
-		cfg.Keys = []bff.Key{bff.NewKey()} // so that New reports the rest
-	}
-	switch store := getenv("BFF_STORE"); store {
-	case "", "memory":
-	default:
-		fail("BFF_STORE", fmt.Errorf("%q is not memory", store))
-	}
-	upstream := bff.Upstream{URL: getenv("BFF_UPSTREAM"), StripPrefix: "/api", WebSocket: true}
-	if upstream.URL != "" {
-		if err := upstream.Validate(); err != nil {
-			fail("BFF_UPSTREAM", err)
-		}
-	}
-	dir := getenv("BFF_SPA_DIR")
-	if dir != "" {
-		if _, err := os.Stat(dir + "/index.html"); err != nil {
-			fail("BFF_SPA_DIR", errors.New("has no index.html"))
-		}
-	}
-	auth, err := bff.New(ctx, cfg)
-	if err != nil {
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-
+// handler returns what the gateway serves.
+func (gw *gateway) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.Handle("GET /whoami", auth.ProtectFunc(whoami))
-	if upstream.URL != "" {
-		mux.Handle("/api/", auth.Proxy(upstream))
+	mux.HandleFunc("GET /readyz", gw.ready)
+	mux.Handle("GET /whoami", gw.auth.ProtectFunc(whoami))
+	if gw.upstream.URL != "" {
+		mux.Handle("/api/", gw.auth.Proxy(gw.upstream))
 	}
-	if dir != "" {
-		root, err := os.OpenRoot(dir)
-		if err != nil {
-			return nil, fmt.Errorf("BFF_SPA_DIR: %w", err)
-		}
-		mux.Handle("/", spa(root))
+	if gw.files != nil {
+		mux.Handle("/", spa(gw.files))
 	}
-	return &gateway{listen, auth, auth.Routes(mux)}, nil
+	return gw.auth.Routes(mux)
 }
 
-// run serves until ctx ends, then finishes what is in progress.
-func (gw *gateway) run(ctx context.Context) error {
-	listener, err := net.Listen("tcp", gw.listen)
-	if err != nil {
-		return err
-	}
-	srv := &http.Server{
-		Handler:           gw.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-	}
-	slog.Info("listening", "address", listener.Addr().String())
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	drain, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+// ready says whether issuer and store can be reached. What is not ready is
+// still alive: a restart would not help.
+func (gw *gateway) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
-	err = srv.Shutdown(drain)
-	return errors.Join(err, gw.auth.Close(drain))
+	if err := gw.auth.Ready(ctx); err != nil {
+		gw.auth.Error(w, r, err)
+		return
+	}
+	fmt.Fprintln(w, "ready")
 }
 
 func whoami(w http.ResponseWriter, r *http.Request) {
@@ -196,27 +136,36 @@ func whoami(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(map[string]any{"sub": s.Subject(), "groups": groups})
 }
 
-// spa serves the files of root. A path that a browser navigates to and that is
-// no file is the application's own, and gets index.html.
-func spa(root *os.Root) http.Handler {
-	files := http.FileServerFS(root.FS())
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := strings.Trim(r.URL.Path, "/")
-		info, err := root.Stat(name)
-		isFile := name != "" && err == nil && !info.IsDir()
-		navigates := strings.Contains(r.Header.Get("Accept"), "text/html")
-		if !isFile && name != "" && !navigates {
-			http.NotFound(w, r)
-			return
-		}
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Content-Security-Policy", "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'")
-		w.Header().Set("Referrer-Policy", "same-origin")
-		if !isFile {
-			w.Header().Set("Cache-Control", "no-store")
-			http.ServeFileFS(w, r, root.FS(), "index.html")
-			return
-		}
-		files.ServeHTTP(w, r)
-	})
+// run serves until ctx ends, then finishes what is in progress.
+func (gw *gateway) run(ctx context.Context) error {
+	listener, err := net.Listen("tcp", gw.listen)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{
+		Handler:           gw.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+	}
+	slog.Info("listening", "address", listener.Addr().String())
+	srv.RegisterOnShutdown(gw.auth.Drain)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener) }()
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		slog.Info("stopping")
+	}
+	drain, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	if srv.Shutdown(drain) != nil {
+		slog.Warn("requests that were still in progress are cut off")
+		err = errors.Join(err, srv.Close())
+	}
+	// Refreshes have a time of their own, however long the requests took: what
+	// the issuer answered must be stored, or the session is lost.
+	settle, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	return errors.Join(err, gw.auth.Close(settle), gw.closeStore())
 }
