@@ -84,20 +84,44 @@ var createRules = []rule{
 		check: func(ctx context.Context, s *subject) error {
 			far := s.far()
 			for round := range rounds {
-				key := fmt.Sprintf("a%d", round)
-				var winner atomic.Int64
-				err := oneOf(func(i int) (bool, error) {
-					ok, err := s.Create(ctx, key, []byte{byte(i)}, far, far)
-					if ok {
-						winner.Store(int64(i))
-					}
-					return ok, err
-				})
-				if err := cmp.Or(err, s.holds(ctx, key, []byte{byte(winner.Load())}, far)); err != nil {
+				if err := s.createOne(ctx, fmt.Sprintf("a%d", round), far); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	},
+	{
+		name: "create-one-winner-after-expiry",
+		why:  "a key that is free again is free for one: the next attempt must not find two winners either",
+		check: func(ctx context.Context, s *subject) error {
+			expires := s.in(2)
+			for round := range rounds {
+				if err := s.create(ctx, fmt.Sprintf("a%d", round), v1, expires, expires); err != nil {
+					return err
+				}
+			}
+			s.wait(2)
+			far := s.far()
+			for round := range rounds {
+				if err := s.createOne(ctx, fmt.Sprintf("a%d", round), far); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	},
+}
+
+// createOne has many create the record under key at once, of whom one may.
+func (s *subject) createOne(ctx context.Context, key string, expires time.Time) error {
+	var winner atomic.Int64
+	err := oneOf(func(i int) (bool, error) {
+		ok, err := s.Create(ctx, key, []byte{byte(i)}, expires, expires)
+		if ok {
+			winner.Store(int64(i))
+		}
+		return ok, err
+	})
+	return cmp.Or(err, s.holds(ctx, key, []byte{byte(winner.Load())}, expires))
 }

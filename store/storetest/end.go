@@ -106,11 +106,11 @@ var endRules = []rule{
 		check: func(ctx context.Context, s *subject) error {
 			err := cmp.Or(
 				s.create(ctx, "s", v1, s.in(1), s.in(2)),
-				s.end(ctx, "s", 0, mark, s.in(4)),
+				s.end(ctx, "s", 0, mark, s.in(5)),
 			)
-			s.wait(3)
+			s.wait(2)
 			err = cmp.Or(err, s.marked(ctx, "s", mark), s.taken(ctx, "s"))
-			s.wait(1)
+			s.wait(3)
 			return cmp.Or(err, s.absent(ctx, "s"))
 		},
 	},
@@ -157,6 +157,43 @@ var endRules = []rule{
 					return ok, err
 				})
 				if err := cmp.Or(err, s.marked(ctx, key, []byte{byte(winner.Load())})); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	},
+	{
+		name: "end-or-replace",
+		why:  "who concludes that a session is over, while another has just refreshed it, must lose: a healthy session would end (D5)",
+		check: func(ctx context.Context, s *subject) error {
+			for round := range rounds {
+				key := fmt.Sprintf("s%d", round)
+				far := s.far()
+				if err := s.create(ctx, key, v1, far, far); err != nil {
+					return err
+				}
+				was, err := s.live(ctx, key)
+				if err != nil {
+					return err
+				}
+				var refreshed atomic.Bool
+				err = oneOf(func(i int) (ok bool, err error) {
+					if (i+round)%2 == 0 { // by turns, who starts first
+						return s.End(ctx, key, was.version, mark, far)
+					}
+					_, ok, err = s.Replace(ctx, key, was.version, v2)
+					if ok {
+						refreshed.Store(true)
+					}
+					return ok, err
+				})
+				if refreshed.Load() {
+					err = cmp.Or(err, s.holds(ctx, key, v2, far))
+				} else {
+					err = cmp.Or(err, s.marked(ctx, key, mark))
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -51,19 +51,27 @@ func keysOfEveryKind(ctx context.Context, s *subject) error {
 	return nil
 }
 
-func keysApart(ctx context.Context, s *subject) error {
+// alike returns keys of one kind that a careless store takes for one another.
+func alike(kind string) []string {
 	long := string(bytes.Repeat([]byte("x"), 62))
-	alike := []string{
-		"sAb", "sab", "sAB", // letters matter
-		"sab-", "sab_", "sab%", "sab*", "sab?", "s[ab]", // and wildcards are none
-		"sa", "sabc", "s:ab", "s:ab:", // parts of one another
-		"aAb", "tab", "jab", // of other kinds
-		"s" + long + "1", "s" + long + "2", // 64 bytes, all of them
-		"sa'b", `sa"b`, "sa`b", `sa\b`, "sa;b", "sa{b}c", "sa{b}d",
+	keys := []string{
+		"Ab", "ab", "AB", // letters matter
+		"ab-", "ab_", "ab%", "ab*", "ab?", "[ab]", // and wildcards are none
+		"a", "abc", ":ab", ":ab:", // parts of one another
+		long + "1", long + "2", // 64 bytes, all of them
+		"a'b", `a"b`, "a`b", `a\b`, "a;b", "a{b}c", "a{b}d",
 	}
+	for i, key := range keys {
+		keys[i] = kind + key
+	}
+	return keys
+}
+
+func keysApart(ctx context.Context, s *subject) error {
+	keys := append(alike("s"), "aAb", "tab", "jab") // of other kinds
 	far := s.far()
 	var records []found
-	for _, key := range alike {
+	for _, key := range keys {
 		if err := s.create(ctx, key, []byte(key), s.in(1000), far); err != nil {
 			return err
 		}
@@ -73,7 +81,7 @@ func keysApart(ctx context.Context, s *subject) error {
 		}
 		records = append(records, r)
 	}
-	for i, key := range alike {
+	for i, key := range keys {
 		next, err := s.replace(ctx, key, records[i].version, v2)
 		err = cmp.Or(err,
 			s.touch(ctx, key, far),
@@ -84,13 +92,13 @@ func keysApart(ctx context.Context, s *subject) error {
 		if err != nil {
 			return err
 		}
-		for j := i + 1; j < len(alike); j++ {
-			if err := s.same(ctx, alike[j], records[j]); err != nil {
+		for j := i + 1; j < len(keys); j++ {
+			if err := s.same(ctx, keys[j], records[j]); err != nil {
 				return fmt.Errorf("after changes to %q: %w", key, err)
 			}
 		}
 	}
-	for _, key := range alike {
+	for _, key := range keys {
 		if err := s.marked(ctx, key, mark); err != nil {
 			return err
 		}

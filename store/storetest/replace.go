@@ -145,6 +145,43 @@ var replaceRules = []rule{
 		},
 	},
 	{
+		name: "load-is-one-reading",
+		why:  "who loads one version's tokens under another's number may then overwrite tokens that nobody has read",
+		check: func(ctx context.Context, s *subject) error {
+			if err := s.create(ctx, "s", []byte{0}, s.far(), s.far()); err != nil {
+				return err
+			}
+			was, err := s.live(ctx, "s")
+			if err != nil {
+				return err
+			}
+			for n := byte(1); n <= rounds; n++ {
+				var next uint64
+				seen := make([]found, racers)
+				err := together(racers, func(i int) (err error) {
+					if i == int(n)%racers {
+						next, err = s.replace(ctx, "s", was.version, []byte{n})
+						return err
+					}
+					seen[i], err = s.live(ctx, "s")
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				now := found{[]byte{n}, next, was.expires}
+				for _, f := range seen {
+					if f.value != nil && !f.is(was) && !f.is(now) {
+						return fmt.Errorf("Load has %s as version %d, which is neither %s as version %d nor %s as version %d",
+							short(f.value), f.version, short(was.value), was.version, short(now.value), now.version)
+					}
+				}
+				was = now
+			}
+			return nil
+		},
+	},
+	{
 		name: "versions-grow",
 		why:  "a version that comes back lets through what was decided on an older record; the newer of two readings is the one with the greater version",
 		check: func(ctx context.Context, s *subject) error {

@@ -25,6 +25,10 @@ var rules = slices.Concat(
 	endRules,
 	timeRules,
 	keyRules,
+	indexRules,
+	watchRules,
+	endLogRules,
+	sinceRules,
 )
 
 // oneOf runs f by racers goroutines at once and wants exactly one true.

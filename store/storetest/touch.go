@@ -12,11 +12,11 @@ var touchRules = []rule{
 		why:  "who is active stays signed in",
 		check: func(ctx context.Context, s *subject) error {
 			err := s.create(ctx, "s", v1, s.in(2), s.far())
-			to := s.in(4)
+			to := s.in(5)
 			err = cmp.Or(err, s.touch(ctx, "s", to), s.holds(ctx, "s", v1, to))
-			s.wait(3)
+			s.wait(2)
 			err = cmp.Or(err, s.holds(ctx, "s", v1, to))
-			s.wait(1)
+			s.wait(3)
 			return cmp.Or(err, s.absent(ctx, "s"))
 		},
 	},
@@ -95,6 +95,26 @@ var touchRules = []rule{
 			}
 			was.expires = s.in(20)
 			return cmp.Or(s.touch(ctx, "s", was.expires), s.same(ctx, "s", was))
+		},
+	},
+	{
+		name: "touch-together",
+		why:  "of many requests at once the one that keeps the session longest counts, whichever the store sees last",
+		check: func(ctx context.Context, s *subject) error {
+			start := time.Now()
+			at := func(n int) time.Time { return start.Add(time.Hour + time.Duration(n)*time.Minute) }
+			if err := s.create(ctx, "s", v1, at(0), s.far()); err != nil {
+				return err
+			}
+			for round := range rounds {
+				err := together(racers, func(i int) error {
+					return s.touch(ctx, "s", at(round*racers+(i+round)%racers))
+				})
+				if err := cmp.Or(err, s.holds(ctx, "s", v1, at(round*racers+racers-1))); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	},
 	{
