@@ -31,8 +31,9 @@ type Options struct {
 	Want Capability
 
 	// Second returns another handle on the data of first, which newStore
-	// returned: connections of its own, as another replica has. Every rule
-	// then spreads its calls over the two. Nil means that there is one handle.
+	// returned: connections of its own, as another replica has, closed by
+	// t.Cleanup. Every rule then spreads its calls over the two. Nil means
+	// that there is one handle.
 	Second func(t *testing.T, first Store) Store
 
 	// Synctest runs every rule in a bubble of [testing/synctest], where
@@ -44,7 +45,7 @@ type Options struct {
 	// time.Sleep, in a bubble too.
 	Advance func(d time.Duration)
 
-	// Tick is the unit of all expiries that a rule waits for, some 100 in all.
+	// Tick is the unit of all expiries that a rule waits for, some 60 in all.
 	// It must be much longer than a few calls to the store take, or rules fail
 	// on a slow machine. Zero means 250 milliseconds, or a minute in a bubble.
 	Tick time.Duration
