@@ -30,7 +30,8 @@ import (
 //
 // A record is live until it expires or is ended. One past its expiry is
 // absent, swept or not. One that was ended is its mark until the mark expires,
-// and then absent. Callers don't modify a value they passed in or were given.
+// and then absent. A store keeps no slice that it was passed, and callers don't
+// modify one that they were given.
 //
 // The methods use only standard-library types, so a store need not import
 // this package. [github.com/agglestone/bff/store/storetest] proves one.
@@ -76,8 +77,9 @@ type Store interface {
 // that has returned filed, every Tagged that is called afterwards finds. A tag
 // that leads to nothing is harmless.
 type Indexer interface {
-	// Tag files key under tag with a note, until the given time. To file a key
-	// again replaces its note and its time.
+	// Tag files key under tag with a note, until the given time, whether there
+	// is a record under key or not. To file a key again replaces its note and
+	// its time. A store that is full returns an error, as from Create.
 	Tag(ctx context.Context, tag, key string, note []byte, until time.Time) error
 
 	// Tagged returns the notes of the keys that are filed under tag, by key. It
@@ -91,14 +93,17 @@ type Indexer interface {
 // A Watcher is a [Store] that also tells what anybody changes in it.
 type Watcher interface {
 	// Watch calls changed with the key of every session's record that is
-	// replaced or ended, by whichever process, soon after it happened. Others
-	// may be reported too. At least once in every interval of the given length
-	// it calls synced with a time of this process, such that all changes that
-	// had been made before it have been reported: that is proof that nothing
-	// was lost, and its absence is none. Both are called by one goroutine at a
-	// time, and return at once.
+	// replaced or ended, by whichever process, soon after it happened: who then
+	// loads the record finds the change. Others may be reported too. At least
+	// once in every interval of the given length it calls synced with a time of
+	// this process, from that interval, such that all changes that had been
+	// made before it have been reported: that is proof that nothing was lost,
+	// and its absence is none. The first synced says when the reports began;
+	// what was changed before its time may not be among them. Both are called
+	// by one goroutine at a time, and return at once. Whoever makes a change
+	// doesn't wait for them.
 	//
-	// Watch returns when ctx ends, or with an error as soon as reports may have
+	// Watch returns nil when ctx ends, or an error as soon as reports may have
 	// been lost; its caller then watches again.
 	Watch(ctx context.Context, every time.Duration, changed func(key string), synced func(upTo time.Time)) error
 }
@@ -118,10 +123,18 @@ type EndLog interface {
 // nothing. It is asked when a session is absent that should have lasted longer:
 // did it idle out, or was the store lost?
 type Rememberer interface {
+	// Since returns that time, which is the same for every process.
 	Since(ctx context.Context) (time.Time, error)
 }
 
-var _ Store = (*memstore.Store)(nil)
+// The embedded default can do all of it.
+var _ interface {
+	Store
+	Indexer
+	Watcher
+	EndLog
+	Rememberer
+} = (*memstore.Store)(nil)
 
 // capabilities are what a store can do beyond [Store]. Each is nil if it can't.
 // They are looked up here, once, and nowhere else.

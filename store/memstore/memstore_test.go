@@ -17,10 +17,19 @@ import (
 	"github.com/agglestone/bff/store/storetest"
 )
 
+const everything = storetest.Indexer | storetest.Watcher | storetest.EndLog | storetest.Rememberer
+
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		return memstore.New(memstore.Options{})
-	}, storetest.Options{Synctest: true})
+	}, storetest.Options{Synctest: true, Want: everything})
+}
+
+// The same rules hold when time really passes.
+func TestStoreInRealTime(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		return memstore.New(memstore.Options{})
+	}, storetest.Options{Keys: 10_000, Want: everything})
 }
 
 // create files a record that must fit.
