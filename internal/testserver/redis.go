@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -340,10 +341,12 @@ func (c *Cluster) Meet(node *Redis) {
 	}
 }
 
-// Await waits until each of nodes knows the whole cluster and finds it well.
+// Await waits until each of nodes knows the whole cluster, finds it well and
+// says what the others say about who holds which slots.
 func (c *Cluster) Await(nodes ...*Redis) {
 	c.t.Helper()
 	want := strconv.Itoa(len(c.Masters) + len(c.Replicas))
+	var view string
 	for _, node := range nodes {
 		Eventually(c.t, "cluster", func() error {
 			info, err := node.Do("CLUSTER", "INFO")
@@ -353,6 +356,23 @@ func (c *Cluster) Await(nodes ...*Redis) {
 			state, known := infoField(info.(string), "cluster_state"), infoField(info.(string), "cluster_known_nodes")
 			if state != "ok" || known != want {
 				return fmt.Errorf("%s: state %s, %s nodes known of %s", node.Addr, state, known, want)
+			}
+			list, err := node.Do("CLUSTER", "NODES")
+			if err != nil {
+				return err
+			}
+			var holders []string
+			for line := range strings.Lines(list.(string)) {
+				if f := strings.Fields(line); len(f) > 8 { // name, epoch and slots
+					holders = append(holders, f[0]+" "+strings.Join(f[6:], " "))
+				}
+			}
+			slices.Sort(holders)
+			if view == "" {
+				view = strings.Join(holders, "\n")
+			}
+			if got := strings.Join(holders, "\n"); got != view {
+				return fmt.Errorf("%s: says\n%s\nand another said\n%s", node.Addr, got, view)
 			}
 			return nil
 		})
