@@ -119,66 +119,70 @@ redis.call('SET', KEYS[1], run .. ' ' .. since)
 return since`)
 
 // A Cluster's masters fail one by one, so there the time is written down in
-// that many slots, some of which every master of a usual Cluster has.
-const sinceSlots = 128
-
-// sinceKept is how long an answer serves: it is asked for whoever comes back
-// with an old cookie.
-const sinceKept = time.Second
+// that many slots, some of which every master of a usual Cluster has, and the
+// latest counts. It is asked for whoever comes back with an old cookie, so one
+// answer serves for a second.
+const (
+	sinceSlots = 128
+	sinceKept  = time.Second
+)
 
 // Since returns the time since when the server has surely forgotten nothing:
 // when it was first used, or was first used again after it was restarted,
 // emptied or replaced by its replica.
-func (s *Store) Since(ctx context.Context) (time.Time, error) {
-	s.sinceMu.Lock()
-	since, at := s.since, s.sinceAt
-	s.sinceMu.Unlock()
-	if asked := time.Now(); !at.IsZero() && asked.Sub(at) < sinceKept {
-		return since, nil
+func (s *Store) Since(ctx context.Context) (since time.Time, err error) {
+	client, err := s.client(ctx)
+	switch {
+	case err != nil:
+	case client.Mode() == rueidis.ClientModeCluster:
+		since, err = s.sinceAnywhere(ctx)
+	default:
+		since, err = s.sinceAt(ctx, "#since")
 	}
-	asked := time.Now()
-	since, err := s.askSince(ctx)
 	if err != nil {
 		return time.Time{}, failed(ctx, "since", err)
 	}
-	s.sinceMu.Lock()
-	defer s.sinceMu.Unlock()
-	s.since, s.sinceAt = since, asked
 	return since, nil
 }
 
-// askSince asks for all the times there are and returns the latest.
-func (s *Store) askSince(ctx context.Context) (latest time.Time, err error) {
-	c, err := s.client(ctx)
-	if err != nil {
-		return time.Time{}, err
-	}
-	keys := []string{s.prefix + "#since"}
-	if c.Mode() == rueidis.ClientModeCluster {
-		keys = nil
-		for i := range sinceSlots {
-			keys = append(keys, s.prefix+"#since"+strconv.Itoa(i))
-		}
+func (s *Store) sinceAt(ctx context.Context, key string) (time.Time, error) {
+	ms, err := s.run(ctx, sinceScript, []string{s.prefix + key}).AsInt64()
+	return time.UnixMilli(ms), err
+}
+
+func (s *Store) sinceAnywhere(ctx context.Context) (latest time.Time, err error) {
+	asked := time.Now()
+	s.memory.Lock()
+	since, at := s.memory.since, s.memory.asked
+	s.memory.Unlock()
+	if !at.IsZero() && asked.Sub(at) < sinceKept {
+		return since, nil
 	}
 	type answer struct {
-		ms  int64
-		err error
+		since time.Time
+		err   error
 	}
-	answers := make(chan answer, len(keys))
-	for _, key := range keys { // each ends with its call
+	answers := make(chan answer, sinceSlots)
+	for i := range sinceSlots { // each ends with its call
 		go func() {
-			ms, err := s.run(ctx, sinceScript, []string{key}).AsInt64()
-			answers <- answer{ms, err}
+			since, err := s.sinceAt(ctx, "#since"+strconv.Itoa(i))
+			answers <- answer{since, err}
 		}()
 	}
-	for range keys {
+	for range sinceSlots {
 		a := <-answers
 		if a.err != nil {
 			err = a.err
 		}
-		if t := time.UnixMilli(a.ms); t.After(latest) {
-			latest = t
+		if a.since.After(latest) {
+			latest = a.since
 		}
 	}
-	return latest, err
+	if err != nil {
+		return time.Time{}, err
+	}
+	s.memory.Lock()
+	defer s.memory.Unlock()
+	s.memory.since, s.memory.asked = latest, asked
+	return latest, nil
 }

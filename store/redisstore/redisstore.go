@@ -47,10 +47,12 @@ type Store struct {
 	wait   time.Duration // for a replica; 0 or less: not at all
 	connector
 
-	sinceMu sync.Mutex
-	since   time.Time
-	sinceAt time.Time // when since was asked
-	created atomic.Bool
+	created atomic.Bool // a session, and so Since was asked
+
+	memory struct { // of a Cluster's answers to Since
+		sync.Mutex
+		since, asked time.Time
+	}
 }
 
 // Load returns the live record under key, or ok false with the mark of one

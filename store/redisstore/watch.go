@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -86,7 +87,13 @@ type watch struct {
 // A node is a master, on a connection of our own.
 type node struct {
 	conn rueidis.DedicatedClient
-	view string // what it said of itself and the others
+	view string      // what it said of itself and the others
+	left atomic.Bool // and what is reported from now on is no news
+}
+
+func (n *node) leave() {
+	n.left.Store(true)
+	n.conn.Close() // within a second, also if the server is silent
 }
 
 func (w *watch) run(ctx context.Context, every time.Duration, changed func(key string), synced func(upTo time.Time)) error {
@@ -186,7 +193,7 @@ func (w *watch) enter(ctx context.Context, client rueidis.Client) error {
 			case answers <- answer{addr, n, err}:
 			case <-gone: // nobody waits any more
 				if n != nil {
-					n.conn.Close()
+					n.leave()
 				}
 			}
 		}()
@@ -211,7 +218,7 @@ func (w *watch) enter(ctx context.Context, client rueidis.Client) error {
 	for addr, n := range w.nodes { // replicas, to which a client may send reads
 		if n.view != "master" {
 			delete(w.nodes, addr)
-			n.conn.Close()
+			n.leave()
 		}
 	}
 	if len(w.nodes) != 1 {
@@ -225,7 +232,11 @@ func (w *watch) enter(ctx context.Context, client rueidis.Client) error {
 func (w *watch) join(ctx context.Context, client rueidis.Client, cluster bool) (*node, error) {
 	n := new(node)
 	n.conn, _ = client.Dedicate() // and closed, not given back
-	n.conn.SetOnInvalidations(w.invalidated)
+	n.conn.SetOnInvalidations(func(messages []rueidis.RedisMessage) {
+		if !n.left.Load() {
+			w.invalidated(messages)
+		}
+	})
 	err := func() error {
 		hello, err := n.conn.Do(ctx, n.conn.B().Arbitrary("HELLO").Build()).AsMap()
 		if err != nil {
@@ -248,7 +259,7 @@ func (w *watch) join(ctx context.Context, client rueidis.Client, cluster bool) (
 		return err
 	}()
 	if err != nil {
-		n.conn.Close()
+		n.leave()
 		return nil, err
 	}
 	return n, nil
@@ -258,7 +269,7 @@ func (w *watch) join(ctx context.Context, client rueidis.Client, cluster bool) (
 func (w *watch) leave() {
 	var wg sync.WaitGroup
 	for _, n := range w.nodes {
-		wg.Go(n.conn.Close) // within a second, also if the server is silent
+		wg.Go(n.leave)
 	}
 	wg.Wait()
 }
@@ -318,7 +329,7 @@ func (w *watch) settle(failures error) error {
 	for addr, n := range w.nodes {
 		if !strings.HasPrefix(n.view, "master\n") {
 			delete(w.nodes, addr)
-			n.conn.Close()
+			n.leave()
 		}
 	}
 	var view string
