@@ -141,13 +141,28 @@ setup: ## install what the tests need and this machine lacks (Debian packages, n
 	command -v npm >/dev/null || missing+=(npm)
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
 		command -v google-chrome-stable >/dev/null || missing+=(chromium)
+	command -v redis-server >/dev/null || missing+=(redis-server)
+	command -v valkey-server >/dev/null || missing+=(valkey-server)
 	if [ $${#missing[@]} -gt 0 ]; then
 		echo "== setup: installing $${missing[*]}"
 		command -v apt-get >/dev/null || { echo "no apt-get here: please install $${missing[*]}" >&2; exit 1; }
 		sudo=
 		[ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update
-		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$${missing[@]}"
+		# Debian 12 has Valkey among its backports only: those are added for
+		# this one installation, from where the machine gets its other packages.
+		apt=(apt-get)
+		if [[ " $${missing[*]} " = *" valkey-server "* ]] && [ -z "$$(apt-cache madison valkey-server)" ]; then
+			release=$$(. /etc/os-release && echo "$$VERSION_CODENAME")
+			repo=$$(apt-get indextargets --format '$$(REPO_URI)' "Codename: $$release" 'Created-By: Packages' | sed -n 1p)
+			sources=$$(mktemp)
+			[ ! -e /etc/apt/sources.list ] || cat /etc/apt/sources.list >"$$sources"
+			echo "deb $$repo $$release-backports main" >>"$$sources"
+			chmod a+r "$$sources"
+			apt+=(-o "Dir::Etc::SourceList=$$sources")
+			$$sudo "$${apt[@]}" update
+		fi
+		$$sudo env DEBIAN_FRONTEND=noninteractive "$${apt[@]}" install -y --no-install-recommends "$${missing[@]}"
 	fi
 	# The issuer wants Node 20; older Debians have less, but npm has it.
 	if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' && ! ls $(E2E)/.node/node_modules/node-linux-*/bin/node >/dev/null 2>&1; then

@@ -1,0 +1,723 @@
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/agglestone/bff/internal/testserver"
+	"github.com/agglestone/bff/store/redisstore"
+)
+
+// patience is what bff gives a call of its store, shortened.
+const patience = 500 * time.Millisecond
+
+// slack is what a busy machine may add to a bound.
+const slack = 2 * time.Second
+
+// A call is one of the methods of a store, with a key of its own.
+type call struct {
+	name string
+	do   func(ctx context.Context, s *redisstore.Store) error
+}
+
+// calls are all of them. Each has an error if the store can't tell.
+var calls = []call{
+	{"Load", func(ctx context.Context, s *redisstore.Store) error {
+		_, _, _, _, err := s.Load(ctx, "sfault")
+		return err
+	}},
+	{"Create", func(ctx context.Context, s *redisstore.Store) error {
+		_, err := s.Create(ctx, "sfault", []byte("value"), far, far)
+		return err
+	}},
+	{"Replace", func(ctx context.Context, s *redisstore.Store) error {
+		_, _, err := s.Replace(ctx, "sfault", 1, []byte("value"))
+		return err
+	}},
+	{"Touch", func(ctx context.Context, s *redisstore.Store) error {
+		_, err := s.Touch(ctx, "sfault", far)
+		return err
+	}},
+	{"End", func(ctx context.Context, s *redisstore.Store) error {
+		_, err := s.End(ctx, "sfault", 1, []byte("mark"), far)
+		return err
+	}},
+	{"Tag", func(ctx context.Context, s *redisstore.Store) error {
+		return s.Tag(ctx, "tfault", "sfault", []byte("note"), far)
+	}},
+	{"Tagged", func(ctx context.Context, s *redisstore.Store) error {
+		_, err := s.Tagged(ctx, "tfault")
+		return err
+	}},
+	{"Untag", func(ctx context.Context, s *redisstore.Store) error {
+		return s.Untag(ctx, "tfault", "sfault")
+	}},
+	{"Ended", func(ctx context.Context, s *redisstore.Store) error {
+		_, _, err := s.Ended(ctx, time.Now())
+		return err
+	}},
+	{"Since", func(ctx context.Context, s *redisstore.Store) error {
+		_, err := s.Since(ctx)
+		return err
+	}},
+}
+
+// allFail checks that every call is an error, within its context's bound.
+func allFail(t *testing.T, s *redisstore.Store, says string, except ...string) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, c := range calls {
+		wg.Go(func() {
+			start := time.Now()
+			err := c.do(within(t, patience), s)
+			if took := time.Since(start); took > patience+slack {
+				t.Errorf("%s took %v, and had %v", c.name, took, patience)
+			}
+			for _, name := range except {
+				if name == c.name {
+					if err != nil {
+						t.Errorf("%s = %v; want none", c.name, err)
+					}
+					return
+				}
+			}
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s = %v; want an error that says %q", c.name, err, says)
+			}
+			for _, secret := range []string{"fault", "value", "mark", "note"} {
+				if err != nil && strings.Contains(err.Error(), secret) {
+					t.Errorf("%s = %v, which tells %q", c.name, err, secret)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// recovers waits until every call works again, and checks that it takes no
+// longer than the bound.
+func recovers(t *testing.T, s *redisstore.Store, bound time.Duration) {
+	t.Helper()
+	start := time.Now()
+	var wg sync.WaitGroup
+	for _, c := range calls {
+		wg.Go(func() {
+			for {
+				err := c.do(within(t, patience), s)
+				took := time.Since(start)
+				if err == nil && took <= bound+slack {
+					return
+				}
+				if took > bound+slack {
+					t.Errorf("%s works again after %v: %v; want it within %v", c.name, took, err, bound)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// eachKind runs a test with stores on each kind of deployment, and the server
+// that holds the keys of calls.
+func eachKind(t *testing.T, test func(t *testing.T, s *redisstore.Store, r *testserver.Redis)) {
+	for _, server := range servers {
+		t.Run(server, func(t *testing.T) {
+			r := testserver.StartRedis(t, server, "appendonly yes", "appendfsync always")
+			test(t, open(t, single(r), redisstore.Options{}), r)
+		})
+	}
+}
+
+func TestServerKilled(t *testing.T) {
+	eachKind(t, func(t *testing.T, s *redisstore.Store, r *testserver.Redis) {
+		create(t, s, "s1", "one")
+		r.Kill()
+		for range 3 {
+			allFail(t, s, "")
+		}
+		r.Restart()
+		recovers(t, s, time.Second)
+		holds(t, s, "s1", "one")
+	})
+}
+
+func TestServerPaused(t *testing.T) {
+	eachKind(t, func(t *testing.T, s *redisstore.Store, r *testserver.Redis) {
+		create(t, s, "s1", "one")
+		r.Pause()
+		for range 3 {
+			allFail(t, s, context.DeadlineExceeded.Error())
+		}
+		// Far more than the client's queue takes, all bounded.
+		var wg sync.WaitGroup
+		start := time.Now()
+		for range 5000 {
+			wg.Go(func() {
+				if _, _, _, ok, err := s.Load(within(t, patience), "s1"); ok || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Load = %v, %v; want a deadline exceeded", ok, err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(start); took > patience+2*slack {
+			t.Errorf("5000 calls took %v, and had %v each", took, patience)
+		}
+		r.Resume()
+		recovers(t, s, time.Second)
+		holds(t, s, "s1", "one")
+	})
+}
+
+// A server that was restarted empty has no sessions, and says so.
+func TestServerEmptied(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer)
+	s := open(t, single(r), redisstore.Options{})
+	create(t, s, "s1", "one")
+	r.Kill()
+	r.Restart()
+	recovers(t, s, time.Second)
+	gone(t, s, "s1", "")
+}
+
+// A master that became a replica refuses to write, and is not taken for one
+// that found nothing.
+func TestReadOnly(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer)
+	s := open(t, single(r), redisstore.Options{})
+	create(t, s, "s1", "one")
+	other := testserver.StartRedis(t, testserver.RedisServer, "replica-read-only yes")
+	r.Must("REPLICAOF", "127.0.0.1", strconv.Itoa(other.Port))
+	testserver.Eventually(t, "a replica", func() error {
+		if got := r.Info("master_link_status"); got != "up" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	allFail(t, s, "READONLY", "Load", "Tagged", "Ended")
+	r.Must("REPLICAOF", "NO", "ONE")
+	recovers(t, s, time.Second)
+}
+
+// A replica that lost its master and may not answer is no empty store.
+func TestMasterDown(t *testing.T) {
+	master := testserver.StartRedis(t, testserver.RedisServer)
+	r := master.StartReplica(testserver.RedisServer, "replica-serve-stale-data no")
+	s := open(t, single(r), redisstore.Options{})
+	master.Kill()
+	testserver.Eventually(t, "a lost master", func() error {
+		if got := r.Info("master_link_status"); got != "down" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for _, c := range calls {
+		if err := c.do(within(t, patience), s); err == nil || !strings.Contains(err.Error(), "MASTERDOWN") && !strings.Contains(err.Error(), "READONLY") {
+			t.Errorf("%s = %v; want MASTERDOWN or READONLY", c.name, err)
+		}
+	}
+}
+
+// A full server takes no new sessions, and does right by those that it has.
+func TestFull(t *testing.T) {
+	for _, server := range servers {
+		t.Run(server, func(t *testing.T) {
+			r := testserver.StartRedis(t, server, "maxmemory-policy noeviction")
+			s := open(t, single(r), redisstore.Options{})
+			for i := range 10 {
+				create(t, s, fmt.Sprintf("s%d", i), strings.Repeat("v", 3000))
+			}
+			if err := s.Tag(t.Context(), "t1", "s1", nil, far); err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := s.Create(t.Context(), "stouched", []byte("one"), time.Now().Add(time.Hour), far); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			r.Must("CONFIG", "SET", "maxmemory", "1")
+			ctx := within(t, 10*time.Second)
+			if ok, err := s.Create(ctx, "snew", []byte("value"), far, far); ok || err == nil || !strings.Contains(err.Error(), "OOM") {
+				t.Errorf("Create = %v, %v; want OOM", ok, err)
+			}
+			if err := s.Tag(ctx, "tnew", "snew", []byte("note"), far); err == nil || !strings.Contains(err.Error(), "OOM") {
+				t.Errorf("Tag = %v; want OOM", err)
+			}
+			version := holds(t, s, "s1", strings.Repeat("v", 3000))
+			if _, ok, err := s.Replace(ctx, "s1", version, []byte(strings.Repeat("w", 3000))); !ok || err != nil {
+				t.Errorf("Replace = %v, %v: a rotated token would be lost", ok, err)
+			}
+			if ok, err := s.Touch(ctx, "stouched", far); !ok || err != nil {
+				t.Errorf("Touch = %v, %v: who is active would be signed out", ok, err)
+			}
+			_, next, err := s.Ended(ctx, time.Time{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := s.End(ctx, "s1", 0, []byte("bye"), far); !ok || err != nil {
+				t.Errorf("End = %v, %v: nobody could sign out", ok, err)
+			}
+			gone(t, s, "s1", "bye")
+			if keys, _, err := s.Ended(ctx, next); err != nil || len(keys) != 1 {
+				t.Errorf("Ended = %q, %v; want the session that was ended", keys, err)
+			}
+			if notes, err := s.Tagged(ctx, "t1"); err != nil || len(notes) != 1 {
+				t.Errorf("Tagged = %q, %v", notes, err)
+			}
+			if err := s.Untag(ctx, "t1", "s1"); err != nil {
+				t.Errorf("Untag = %v", err)
+			}
+			r.Must("CONFIG", "SET", "maxmemory", "0")
+			recovers(t, s, time.Second)
+		})
+	}
+}
+
+// A server without a connection to spare is no empty store, and who is
+// connected goes on.
+func TestConnectionLimit(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer)
+	connected := open(t, single(r), redisstore.Options{})
+	create(t, connected, "s1", "one")
+	var fill []net.Conn
+	defer func() {
+		for _, conn := range fill {
+			conn.Close()
+		}
+	}()
+	before := r.Must("CONFIG", "GET", "maxclients").([]any)[1].(string)
+	r.Must("CONFIG", "SET", "maxclients", "8")
+	for range 8 {
+		conn, err := net.Dial("tcp", r.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill = append(fill, conn)
+	}
+	late, err := redisstore.Open(t.Context(), single(r), redisstore.Options{})
+	if err != nil {
+		t.Fatalf("Open at a server that is busy = %v; want a store", err)
+	}
+	defer late.Close()
+	for _, c := range calls {
+		if err := c.do(within(t, patience), late); err == nil {
+			t.Errorf("%s works without a connection", c.name)
+		}
+	}
+	for _, conn := range fill {
+		conn.Close()
+	}
+	recovers(t, late, time.Second)
+	r.Must("CONFIG", "SET", "maxclients", before)
+	holds(t, connected, "s1", "one")
+}
+
+// The server may forget the scripts at any time.
+func TestScriptFlush(t *testing.T) {
+	eachKind(t, func(t *testing.T, s *redisstore.Store, r *testserver.Redis) {
+		for range 3 {
+			everything(t, open(t, single(r), redisstore.Options{Prefix: fmt.Sprintf("p%d:", time.Now().UnixNano())}))
+			r.Must("SCRIPT", "FLUSH")
+		}
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				key := fmt.Sprintf("s%d", i)
+				create(t, s, key, "one")
+				version := holds(t, s, key, "one")
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					next, ok, err := s.Replace(t.Context(), key, version, []byte("one"))
+					if !ok || err != nil {
+						t.Errorf("Replace = %v, %v", ok, err)
+						return
+					}
+					version = next
+				}
+			})
+		}
+		for range 50 {
+			r.Must("SCRIPT", "FLUSH")
+		}
+		close(stop)
+		wg.Wait()
+	})
+}
+
+// A proxy passes bytes on to a server, until its answers are swallowed: then it
+// closes the connection instead.
+type proxy struct {
+	addr    string
+	swallow atomic.Bool
+	dropped atomic.Int64
+}
+
+func startProxy(t *testing.T, to string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{addr: l.Addr().String()}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, conn := range open {
+			conn.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, client, server)
+			mu.Unlock()
+			wg.Go(func() {
+				defer server.Close()
+				io.Copy(server, client)
+			})
+			wg.Go(func() {
+				defer client.Close()
+				buf := make([]byte, 64<<10)
+				for {
+					n, err := server.Read(buf)
+					if err != nil {
+						return
+					}
+					if p.swallow.Load() {
+						p.dropped.Add(1)
+						return
+					}
+					if _, err := client.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return p
+}
+
+// A write whose answer got lost may have been done. It is not sent again, and
+// the caller hears of it.
+func TestWritesAreNotRepeated(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer)
+	direct := open(t, single(r), redisstore.Options{})
+	p := startProxy(t, r.Addr)
+	s := open(t, "redis://"+p.addr, redisstore.Options{})
+	create(t, direct, "s1", "one")
+	version := holds(t, s, "s1", "one")
+	if ok, err := s.Touch(t.Context(), "s1", far); !ok || err != nil { // the scripts are known
+		t.Fatal(ok, err)
+	}
+	count := func(command string) int {
+		n, _, _ := strings.Cut(strings.TrimPrefix(r.Info("cmdstat_"+command), "calls="), ",")
+		calls, _ := strconv.Atoi(n)
+		return calls
+	}
+	keys := 0
+	for _, c := range []struct {
+		command string
+		do      func() (bool, error)
+	}{
+		{"set", func() (bool, error) {
+			keys++
+			return s.Create(within(t, patience), fmt.Sprintf("snew%d", keys), []byte("value"), far, far)
+		}},
+		{"evalsha", func() (bool, error) { return s.Touch(within(t, patience), "s1", far) }},
+	} {
+		// One of the client's connections may be broken, and then nothing is
+		// sent on it.
+		for sent := 0; sent == 0; {
+			before := count(c.command)
+			p.swallow.Store(true)
+			ok, err := c.do()
+			p.swallow.Store(false)
+			if ok || err == nil {
+				t.Fatalf("%s whose answer got lost = %v, %v; want an error", c.command, ok, err)
+			}
+			if sent = count(c.command) - before; sent > 1 {
+				t.Errorf("%s was sent %d times", c.command, sent)
+			}
+		}
+	}
+	if p.dropped.Load() == 0 {
+		t.Fatal("no answer got lost")
+	}
+	// A read is repeated, on a new connection if need be.
+	if got := holds(t, s, "s1", "one"); got != version {
+		t.Errorf("version %d, want %d", got, version)
+	}
+	holds(t, direct, fmt.Sprintf("snew%d", keys), "value")
+}
+
+// What was written waits for a replica, and no longer than was said.
+func TestReplicaWait(t *testing.T) {
+	for _, server := range servers {
+		t.Run(server, func(t *testing.T) {
+			r := testserver.StartRedis(t, server)
+			waits := func() int {
+				n, _, _ := strings.Cut(strings.TrimPrefix(r.Info("cmdstat_wait"), "calls="), ",")
+				calls, _ := strconv.Atoi(n)
+				return calls
+			}
+			s := open(t, single(r), redisstore.Options{ReplicaWait: 200 * time.Millisecond})
+			write := func() {
+				t.Helper()
+				key := fmt.Sprintf("s%d", time.Now().UnixNano())
+				create(t, s, key, "one")
+				if _, ok, err := s.Replace(t.Context(), key, holds(t, s, key, "one"), []byte("two")); !ok || err != nil {
+					t.Fatal(ok, err)
+				}
+				if ok, err := s.End(t.Context(), key, 0, []byte("bye"), far); !ok || err != nil {
+					t.Fatal(ok, err)
+				}
+			}
+			write()
+			if got := waits(); got != 0 {
+				t.Errorf("without a replica there were %d WAITs", got)
+			}
+			replica := r.StartReplica(server)
+			write()
+			if got := waits(); got != 2 {
+				t.Errorf("with a replica there were %d WAITs for Replace and End, want 2", got)
+			}
+			replica.Pause()
+			start := time.Now()
+			write()
+			if took := time.Since(start); took < 400*time.Millisecond || took > 400*time.Millisecond+slack {
+				t.Errorf("with a replica that is silent, Replace and End took %v; want 200 ms each", took)
+			}
+			replica.Resume()
+			off := open(t, single(r), redisstore.Options{ReplicaWait: -1})
+			before := waits()
+			create(t, off, "soff", "one")
+			if ok, err := off.End(t.Context(), "soff", 0, []byte("bye"), far); !ok || err != nil || waits() != before {
+				t.Errorf("with ReplicaWait off: %v, %v, %d WAITs more", ok, err, waits()-before)
+			}
+		})
+	}
+}
+
+// When a master dies, its replica takes over: what a replica had is there, and
+// the store finds it by itself.
+func TestSentinelFailover(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	for _, server := range servers {
+		t.Run(server, func(t *testing.T) {
+			t.Parallel()
+			sentinel := testserver.StartSentinel(t, server)
+			s := open(t, watched(sentinel), redisstore.Options{ReplicaWait: 10 * time.Second})
+			old := sentinel.Master()
+			create(t, s, "sended", "one")
+			create(t, s, "srotated", "one")
+			if ok, err := s.End(t.Context(), "sended", 0, []byte("bye"), far); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			if _, ok, err := s.Replace(t.Context(), "srotated", holds(t, s, "srotated", "one"), []byte("two")); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			old.Kill()
+			allFail(t, s, "")
+			testserver.Eventually(t, "another master", func() error {
+				if sentinel.Master() == old {
+					return errors.New("it is the old one")
+				}
+				_, err := sentinel.Master().Do("SET", "taken-over", "1")
+				return err
+			})
+			recovers(t, s, time.Second)
+			gone(t, s, "sended", "bye")
+			holds(t, s, "srotated", "two")
+			// The old master comes back as a replica, and is not asked.
+			old.Restart()
+			sentinel.Await()
+			recovers(t, s, time.Second)
+			holds(t, s, "srotated", "two")
+		})
+	}
+}
+
+// A master that was cut off and comes back with the old state is not believed.
+func TestSentinelPausedMaster(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	sentinel := testserver.StartSentinel(t, testserver.RedisServer)
+	s := open(t, watched(sentinel), redisstore.Options{})
+	old := sentinel.Master()
+	create(t, s, "s1", "one")
+	version := holds(t, s, "s1", "one")
+	testserver.Eventually(t, "replication", func() error {
+		for _, node := range sentinel.Nodes {
+			if n, err := node.Do("EXISTS", "bff:s1"); err != nil || n.(int64) != 1 {
+				return fmt.Errorf("%v, %v", n, err)
+			}
+		}
+		return nil
+	})
+	old.Pause()
+	testserver.Eventually(t, "another master", func() error {
+		if sentinel.Master() == old {
+			return errors.New("it is the old one")
+		}
+		return nil
+	})
+	testserver.Eventually(t, "the store", func() error {
+		_, ok, err := s.Replace(within(t, patience), "s1", version, []byte("two"))
+		if err == nil && !ok {
+			t.Fatal("Replace = false: the first one, whose answer was lost, went through")
+		}
+		return err
+	})
+	old.Resume()
+	for range 100 {
+		holds(t, s, "s1", "two")
+	}
+	sentinel.Await()
+	holds(t, s, "s1", "two")
+}
+
+func TestClusterFailover(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	for _, server := range servers {
+		t.Run(server, func(t *testing.T) {
+			t.Parallel()
+			c := testserver.StartCluster(t, server, 3, true)
+			s := open(t, clustered(c), redisstore.Options{ReplicaWait: 10 * time.Second})
+			create(t, s, "s1", "one")
+			if ok, err := s.End(t.Context(), "s1", 0, []byte("bye"), far); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			old := c.Owner("bff:sfault")
+			old.Kill()
+			testserver.Eventually(t, "the replica", func() error {
+				for _, r := range c.Replicas {
+					if info, err := r.Do("INFO", "replication"); err == nil && strings.Contains(info.(string), "role:master") {
+						return nil
+					}
+				}
+				return errors.New("no replica took over")
+			})
+			testserver.Eventually(t, "the cluster", func() error {
+				for _, r := range append(c.Masters, c.Replicas...) {
+					if r == old {
+						continue
+					}
+					info, err := r.Do("CLUSTER", "INFO")
+					if err != nil || !strings.Contains(info.(string), "cluster_state:ok") {
+						return fmt.Errorf("%s: %v", r.Addr, err)
+					}
+				}
+				return nil
+			})
+			recovers(t, s, 2*time.Second) // the client asks who took over no more than once a second
+			gone(t, s, "s1", "bye")
+		})
+	}
+}
+
+// While slots move from one master to another, every call works.
+func TestClusterResharding(t *testing.T) {
+	c := testserver.StartCluster(t, testserver.RedisServer, 3, false)
+	s := open(t, clustered(c), redisstore.Options{})
+	const n = 50
+	for i := range n {
+		create(t, s, fmt.Sprintf("s%d", i), "one")
+		if err := s.Tag(t.Context(), fmt.Sprintf("t%d", i), "s1", nil, far); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var done atomic.Int64
+	for w := range 4 {
+		wg.Go(func() {
+			versions := map[string]uint64{}
+			for i := w; ctx.Err() == nil; i++ {
+				key := fmt.Sprintf("s%d", i%n/4*4+w) // each its own
+				if i%n/4*4+w >= n {
+					continue
+				}
+				value, version, _, ok, err := s.Load(within(t, time.Minute), key)
+				if !ok || err != nil || versions[key] != 0 && versions[key] != version {
+					t.Errorf("Load(%q) = %q, %d, %v, %v; want version %d", key, value, version, ok, err, versions[key])
+					return
+				}
+				next, ok, err := s.Replace(within(t, time.Minute), key, version, value)
+				if !ok || err != nil {
+					t.Errorf("Replace(%q) = %v, %v", key, ok, err)
+					return
+				}
+				versions[key] = next
+				tag := fmt.Sprintf("t%d", i%n)
+				if notes, err := s.Tagged(within(t, time.Minute), tag); err != nil || len(notes) != 1 {
+					t.Errorf("Tagged(%q) = %q, %v", tag, notes, err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for i := range n {
+		for _, key := range []string{fmt.Sprintf("bff:s%d", i), fmt.Sprintf("bff:{t%d}until", i)} {
+			moveSlot(t, c, key)
+		}
+	}
+	cancel()
+	wg.Wait()
+	if done.Load() == 0 {
+		t.Error("nothing was done meanwhile")
+	}
+}
+
+// moveSlot moves the slot of key to the next master.
+func moveSlot(t *testing.T, c *testserver.Cluster, key string) {
+	t.Helper()
+	from := c.Owner(key)
+	to := c.Masters[0]
+	for i, r := range c.Masters {
+		if r == from {
+			to = c.Masters[(i+1)%len(c.Masters)]
+		}
+	}
+	slot := strconv.FormatInt(from.Must("CLUSTER", "KEYSLOT", key).(int64), 10)
+	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
+	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
+	for {
+		keys := from.Must("CLUSTER", "GETKEYSINSLOT", slot, "1").([]any)
+		if len(keys) == 0 {
+			break
+		}
+		from.Must("MIGRATE", "127.0.0.1", strconv.Itoa(to.Port), keys[0].(string), "0", "5000")
+	}
+	for _, r := range []*testserver.Redis{to, from} {
+		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
+	}
+	for _, r := range c.Masters {
+		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
+	}
+}
