@@ -62,17 +62,6 @@ func configure(ctx context.Context, getenv func(string) string) (*gateway, error
 	return gw, errors.Join(e.errs...)
 }
 
-// openStore opens the store that BFF_STORE names. Nil is the one in memory that
-// bff brings along. The store is closed after everything that uses it.
-func openStore(ctx context.Context, value string) (store bff.Store, closeStore func() error, err error) {
-	nothing := func() error { return nil }
-	switch scheme, _, _ := strings.Cut(value, ":"); scheme {
-	case "", "memory":
-		return nil, nothing, nil
-	}
-	return nil, nothing, errors.New("is not one of: memory") // it may hold a password
-}
-
 // An environment reads variables and collects what is wrong with them.
 type environment struct {
 	get  func(string) string
