@@ -471,6 +471,7 @@ func TestStaleTabs(t *testing.T) {
 		want  bff.Reason
 	}{
 		{name: "replayed", keep: true, twice: true, want: bff.LoginReplayed},
+		{name: "replayed-late", keep: true, twice: true, wait: 14 * time.Minute, want: bff.LoginReplayed},
 		{name: "reloaded", twice: true, want: bff.LoginMismatch},
 		{name: "expired", wait: 16 * time.Minute, want: bff.LoginExpired},
 		{name: "expired-and-kept", keep: true, wait: 16 * time.Minute, want: bff.LoginExpired},

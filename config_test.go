@@ -3,6 +3,7 @@ package bff_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -217,7 +218,14 @@ func TestSecretsDontPrint(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", cfg.ClientSecret, "key", cfg.Keys[0])
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "secret", cfg.ClientSecret, "key", cfg.Keys[0])
-	text := log.String() + fmt.Sprintf("%v %+v %#v %s %q %x %d", cfg, cfg, cfg.ClientSecret, cfg.Keys, cfg.ClientSecret, cfg.ClientSecret, cfg.Keys[0])
+	encoded, err := json.Marshal(map[string]any{"secret": cfg.ClientSecret, "key": cfg.Keys[0], "config": struct {
+		Secret bff.Secret
+		Keys   []bff.Key
+	}{cfg.ClientSecret, cfg.Keys}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := log.String() + string(encoded) + fmt.Sprintf("%v %+v %#v %s %q %x %d", cfg, cfg, cfg.ClientSecret, cfg.Keys, cfg.ClientSecret, cfg.ClientSecret, cfg.Keys[0])
 	raw := cfg.Keys[0].Reveal()
 	for _, s := range []string{"sentinel", fmt.Sprintf("%x", "sentinel"), raw} {
 		if strings.Contains(text, s) {

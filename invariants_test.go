@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -157,6 +158,70 @@ func TestInvariant3DeadStaysDead(t *testing.T) {
 	}
 }
 
+// Invariant 3, D5: a sign-out is a command. It ends the session though somebody
+// wrote to it since it was read.
+func TestSignOutIsACommand(t *testing.T) {
+	store := &meddledStore{Store: memstore.New(memstore.Options{})}
+	a := newApp(t, setup{config: bff.Config{Store: store}})
+	b := a.signIn("alice")
+	cookie := sessionCookie(t, b)
+	store.beforeEnd = func(ctx context.Context, key string) {
+		value, version, _, ok, err := store.Store.Load(ctx, key)
+		if _, replaced, e := store.Replace(ctx, key, version, value); !ok || err != nil || !replaced || e != nil {
+			t.Errorf("nothing was written in between: %v, %v", err, e)
+		}
+	}
+	if r := signOut(b); r.Status != 200 {
+		t.Fatal(r)
+	}
+	b.SetCookie(cookie)
+	if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+		t.Errorf("after the sign-out: %v", r)
+	}
+}
+
+// Invariant 3: a request that finds its session ended when it is about to
+// extend it is not let in.
+func TestEndedBeforeTouch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &meddledStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store}})
+		b := a.signIn("alice")
+		time.Sleep(40 * time.Minute)
+		b.Fetch("GET", "/auth/session", nil, nil)
+		store.beforeTouch = func(ctx context.Context, key string) {
+			if ok, err := store.End(ctx, key, 0, []byte("signed_out"), time.Now().Add(time.Hour)); !ok || err != nil {
+				t.Errorf("End = %v, %v", ok, err)
+			}
+		}
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+			t.Errorf("GET /page = %v", r)
+		}
+	})
+}
+
+// A meddledStore does something just before a call.
+type meddledStore struct {
+	bff.Store
+	beforeEnd, beforeTouch func(ctx context.Context, key string)
+}
+
+func (s *meddledStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
+	if f := s.beforeEnd; f != nil {
+		s.beforeEnd = nil
+		f(ctx, key)
+	}
+	return s.Store.End(ctx, key, version, mark, until)
+}
+
+func (s *meddledStore) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
+	if f := s.beforeTouch; f != nil {
+		s.beforeTouch = nil
+		f(ctx, key)
+	}
+	return s.Store.Touch(ctx, key, expires)
+}
+
 // 5: a store that can't tell is 503 everywhere, the cookie stays, and all is
 // well again with the store (S379, S462).
 func TestInvariant5BrokenPartIsNoLogout(t *testing.T) {
@@ -183,6 +248,25 @@ func TestInvariant5BrokenPartIsNoLogout(t *testing.T) {
 	if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
 		t.Errorf("with the store back = %v", r)
 	}
+}
+
+// Invariant 5: a session that can't be extended at the moment is used as it is.
+func TestExtensionFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store}})
+		b := a.signIn("alice")
+		store.set(func(op string, do func() error) error {
+			if op == "Touch" {
+				return errStore
+			}
+			return do()
+		})
+		time.Sleep(40 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+			t.Errorf("GET /page = %v", r)
+		}
+	})
 }
 
 // 6: a login makes a new session ID, and the browser's old session ends (S306,
@@ -334,6 +418,36 @@ func TestInvariant9HotPathIsFlat(t *testing.T) {
 	}
 }
 
+// Invariant 9: what a request allocates doesn't grow with the session's tokens
+// and claims, which it doesn't open.
+func TestHotPathIgnoresTokens(t *testing.T) {
+	bytes := func(padding int) uint64 {
+		a := newApp(t, setup{})
+		a.iss.Break("token", claim("x", strings.Repeat("x", padding)))
+		a.iss.Break("token", member("refresh_token", strings.Repeat("r", padding/4)))
+		cookie := sessionCookie(t, a.signIn("alice"))
+		next := a.auth.ProtectFunc(func(http.ResponseWriter, *http.Request) {})
+		r, _ := http.NewRequest("GET", "/page", nil)
+		r.AddCookie(cookie)
+		w := &recorder{header: http.Header{}, status: 200}
+		const n = 200
+		var before, after runtime.MemStats
+		next.ServeHTTP(w, r)
+		runtime.ReadMemStats(&before)
+		for range n {
+			next.ServeHTTP(w, r)
+		}
+		runtime.ReadMemStats(&after)
+		if w.status != 200 {
+			t.Fatalf("GET /page = %d", w.status)
+		}
+		return (after.TotalAlloc - before.TotalAlloc) / n
+	}
+	if small, large := bytes(1), bytes(40<<10); large > small+4<<10 {
+		t.Errorf("a request allocates %d bytes with large tokens and %d with small ones", large, small)
+	}
+}
+
 // 10: everything is bounded. What the issuer sends is in hostile_test.go, our
 // cookies in callback_test.go; here: a full store refuses sign-ins, and nobody
 // who is signed in loses anything by it (D23).
@@ -351,6 +465,68 @@ func TestInvariant10EverythingIsBounded(t *testing.T) {
 		t.Errorf("alice, who was signed in = %v", r)
 	}
 	eventually(t, "the grants of failed sign-ins are revoked", func() bool { return a.iss.LiveGrants() == 1 })
+}
+
+// Invariant 10: an issuer that hangs is asked by so many at once and no more;
+// the others are told in time, sign-ins and refreshes alike.
+func TestTokenRequestsAreBounded(t *testing.T) {
+	for _, what := range []string{"authorization_code", "refresh_token"} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newApp(t, setup{config: bff.Config{IdleTimeout: 2 * time.Hour}})
+				const n = 100
+				var steps []func() *bfftest.Response
+				for range n {
+					if what == "refresh_token" {
+						b := a.signIn("alice")
+						steps = append(steps, func() *bfftest.Response { return b.Fetch("GET", "/api/x", nil, nil) })
+						continue
+					}
+					b, callback := a.stopAtCallback("alice")
+					b = a.resume(b)
+					steps = append(steps, func() *bfftest.Response { return b.Navigate(callback) })
+				}
+				if what == "refresh_token" {
+					time.Sleep(16 * time.Minute)
+				}
+				var now, most atomic.Int32
+				a.iss.Break("token", bfftest.Fault{Hang: true, Before: func(r *http.Request) {
+					most.Store(max(most.Load(), now.Add(1)))
+					context.AfterFunc(r.Context(), func() { now.Add(-1) })
+				}})
+				start := time.Now()
+				var wg sync.WaitGroup
+				for _, step := range steps {
+					wg.Go(func() {
+						if r := step(); r.Status != 503 || r.Reason() != "issuer_unavailable" {
+							t.Errorf("with an issuer that hangs: %v", r)
+						}
+					})
+				}
+				wg.Wait()
+				if took := time.Since(start); took > 30*time.Second {
+					t.Errorf("told after %v", took)
+				}
+				if most.Load() != 64 {
+					t.Errorf("%d token requests at once, want 64", most.Load())
+				}
+			})
+		})
+	}
+}
+
+// Invariant 10: a revocation that fails is repeated a few times.
+func TestRevocationIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		a.iss.Break("revoke", bfftest.Fault{Status: 503, BeforeProcessing: true})
+		signOut(b)
+		time.Sleep(time.Hour)
+		if n := a.iss.Count("revoke"); n < 2 || n > 5 {
+			t.Errorf("%d revocations, want a few", n)
+		}
+	})
 }
 
 // eventually waits until a condition that is about to hold does.

@@ -21,10 +21,17 @@ import (
 // of them fails.
 func TestRefreshStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t, setup{})
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store}})
 		b := a.signIn("alice")
+		a.iss.Break("token", bfftest.Fault{Delay: time.Second})
 		for range 3 {
 			time.Sleep(16 * time.Minute)
+			var calls atomic.Int32
+			store.set(func(_ string, do func() error) error {
+				calls.Add(1)
+				return do()
+			})
 			before := a.iss.Count("token:refresh_token")
 			var wg sync.WaitGroup
 			for range 200 {
@@ -37,6 +44,10 @@ func TestRefreshStorm(t *testing.T) {
 			wg.Wait()
 			if got := a.iss.Count("token:refresh_token") - before; got != 1 {
 				t.Errorf("%d token requests, want 1", got)
+			}
+			// Each request loads the session, and one flight does the rest.
+			if n := calls.Load(); n < 200 || n > 220 {
+				t.Errorf("%d calls of the store for 200 requests", n)
 			}
 		}
 	})
@@ -436,6 +447,58 @@ func TestRefusedLoser(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Invariant 4: when the issuer refuses, the loser looks once more. Here the
+// winner has stored the rotated token and nothing else, since it could not
+// validate the rest before it died: the session goes on with that token.
+func TestRefusedLoserFindsRotatedToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		apps, at := fleet(t, 2, setup{issuer: bfftest.Options{ReuseRefused: true}, config: bff.Config{Store: store}})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		time.Sleep(16 * time.Minute)
+		iss.RotateKeys()
+		iss.Break("jwks", bfftest.Fault{Status: 503})
+		// Replica 0 can't write for longer than its claim, so that replica 1
+		// spends the token again, and is refused.
+		iss.Break("token", bfftest.Fault{Times: 1, After: func(*http.Request) {
+			var replaces atomic.Int32
+			store.set(func(op string, do func() error) error {
+				if op == "Replace" && replaces.Add(1) == 1 {
+					time.Sleep(20 * time.Second)
+				}
+				return do()
+			})
+		}})
+		go b.Fetch("GET", "/api/x", nil, nil)
+		time.Sleep(time.Second)
+		other := at(1, b)
+		go other.Fetch("GET", "/api/x", nil, nil)
+		time.Sleep(26 * time.Second)
+		if got := iss.Count("token:refresh_token"); got != 2 {
+			t.Fatalf("%d token requests, want 2", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+		defer cancel()
+		store.failWrites(true)
+		apps[0].auth.Close(ctx) // killed
+		store.failWrites(false)
+		iss.Heal()
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+			r := other.Fetch("GET", "/api/x", nil, nil)
+			if r.Status == 200 {
+				break
+			}
+			if r.Status != 503 || time.Now().After(deadline) {
+				t.Fatalf("GET /api/x at replica 1 = %v", r)
+			}
+		}
+		if iss.LiveGrants() != 1 {
+			t.Error("the grant is dead")
+		}
+	})
 }
 
 // Invariant 3, S224, X181: a sign-out wins over the refresh in flight, and what

@@ -2,8 +2,14 @@ package seal_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,6 +169,62 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// D38, S363: the layout of a record and the derivation of its key, written out
+// here a second time: HKDF-SHA-256 of the ring key for the purpose and the
+// relying party, then of that and the session's secret.
+func TestRecordFormat(t *testing.T) {
+	ringKey := newKey()
+	ring := newRing(t, "https://op", "app", ringKey)
+	id := ring.NewID(time.Unix(1_800_000_000, 0))
+	parts := []string{"the head", "", "the rest"}
+	value, err := id.Seal([]byte(parts[0]), []byte(parts[1]), []byte(parts[2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie, err := base64.RawURLEncoding.DecodeString(id.Cookie())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := cookie[9:41]
+	purpose, err := hkdf.Key(sha256.New, ringKey, nil, "bff record\x00https://op\x00app", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recordKey, err := hkdf.Expand(sha256.New, purpose, string(secret), 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := aes.NewCipher(recordKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if value[0] != 1 || !bytes.Equal(value[1:5], cookie[1:5]) || value[16] != 0 {
+		t.Errorf("the record begins with %x", value[:17])
+	}
+	nonce, lengths, rest := value[5:17], value[17:25], value[25:]
+	for i, want := range parts {
+		sealed := rest
+		if i < len(parts)-1 {
+			sealed = rest[:binary.BigEndian.Uint32(lengths[4*i:])]
+		}
+		rest = rest[len(sealed):]
+		nonce[11] = byte(i)
+		got, err := aead.Open(nil, nonce, sealed, append([]byte(id.RecordKey()), byte(len(parts))))
+		if err != nil || string(got) != want {
+			t.Errorf("part %d = %q, %v; want %q", i, got, err, want)
+		}
+	}
+	identity := sha256.Sum256([]byte("https://op\x00app"))
+	digest := sha256.Sum256(slices.Concat([]byte("bff session\x00"), identity[:], secret))
+	if want := "s" + base64.RawURLEncoding.EncodeToString(digest[:]); id.RecordKey() != want {
+		t.Errorf("RecordKey = %s, want %s", id.RecordKey(), want)
+	}
+}
+
 // D11: every key opens; one that was removed doesn't.
 func TestRotation(t *testing.T) {
 	k1, k2 := newKey(), newKey()
@@ -201,8 +263,15 @@ func TestAttempt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(sealed, base64.RawURLEncoding.EncodeToString([]byte("value"))[:4]) {
-			t.Error("the attempt is readable")
+		// Unsealed it would be date|base64(value)|MAC, in base64 again.
+		outer, err := base64.URLEncoding.DecodeString(sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fields := strings.SplitN(string(outer), "|", 3); len(fields) != 3 {
+			t.Errorf("sealed is %q", outer)
+		} else if inner, err := base64.URLEncoding.DecodeString(fields[1]); err != nil || strings.Contains(string(inner), "value") {
+			t.Errorf("the attempt is readable: %q, %v", inner, err)
 		}
 		value, spent, ok := ring.OpenAttempt("name", sealed)
 		if !ok || string(value) != "value" {
