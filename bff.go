@@ -479,6 +479,12 @@ func (b *BFF) Close(ctx context.Context) error {
 	return errors.Join(err, b.issuer.Close(ctx))
 }
 
+// Shutdown is Drain and then Close, for programs that end all at once.
+func (b *BFF) Shutdown(ctx context.Context) error {
+	b.Drain()
+	return b.Close(ctx)
+}
+
 // background runs f in a goroutine that Close waits for. It reports false, and
 // does not run f, after Close. f's context carries ctx's values, not its end.
 func (b *BFF) background(ctx context.Context, f func(context.Context)) bool {
