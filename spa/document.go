@@ -34,7 +34,7 @@ func (h *handler) document(name string, info fs.FileInfo) (*document, error) {
 			return nil, err
 		}
 		defer f.Close()
-		data, err := readUpTo(f, maxDocument)
+		data, err := readUpTo(f, info.Size(), maxDocument)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}

@@ -221,7 +221,7 @@ func newFile(f fs.File) (*file, error) {
 	if opened.ReadSeeker, ok = f.(io.ReadSeeker); ok {
 		return opened, nil
 	}
-	data, err := readUpTo(f, maxRead)
+	data, err := readUpTo(f, opened.size, maxRead)
 	if err != nil {
 		return nil, err
 	}
@@ -229,8 +229,12 @@ func newFile(f fs.File) (*file, error) {
 	return opened, nil
 }
 
-// readUpTo reads r to its end, if that comes within limit.
-func readUpTo(r io.Reader, limit int64) ([]byte, error) {
+// readUpTo reads r, which is said to be of this size, to its end, if that comes
+// within limit.
+func readUpTo(r io.Reader, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fmt.Errorf("larger than %d MiB", limit>>20)
+	}
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(data)) > limit {
 		err = fmt.Errorf("larger than %d MiB", limit>>20)

@@ -227,10 +227,11 @@ func isLoopback(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// features are the powerful ones that no page gets unless it is named
-// (Permissions Policy; the list of its registry is longer and unstable).
+// features are the powerful ones that no page gets unless they are named
+// (Permissions Policy). Browsers complain of each that they don't know, so the
+// list has none that is new or of one browser alone.
 var features = []string{
-	"accelerometer", "bluetooth", "camera", "display-capture", "geolocation", "gyroscope", "hid", "idle-detection",
+	"accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "idle-detection",
 	"magnetometer", "microphone", "midi", "payment", "serial", "usb", "xr-spatial-tracking",
 }
 
