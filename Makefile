@@ -19,15 +19,17 @@ BENCHTIME   ?= 1s
 TESTTIMEOUT ?= 10m
 RUN         ?=
 
-E2E    := internal/e2e
-ISSUER := $(E2E)/issuer
-SHOTS  := $(E2E)/screenshots
+E2E      := internal/e2e
+ISSUER   := $(E2E)/issuer
+SHOTS    := $(E2E)/screenshots
+SPATEST  := internal/spatest
+FRONTEND := $(SPATEST)/frontend
 
 # The modules of the workspace, as directories relative to this one, and the
 # packages that need neither browser nor issuer. Both go into a variable first:
 # a failure in $(...) on a command's own line would be overlooked by the shell.
 MODULES = modules=$$(go list -m -f '{{.Dir}}' | sed "s|^$$PWD/||; s|^$$PWD$$|.|")
-UNIT    = packages=$$(go list work); packages=$$(grep -v '/$(E2E)$$' <<<"$$packages")
+UNIT    = packages=$$(go list work); packages=$$(grep -vE '/($(E2E)|$(SPATEST))$$' <<<"$$packages")
 
 .PHONY: help test lint workspace fmt vet staticcheck tidy vuln test-unit fuzz e2e bench screenshots setup clean
 
@@ -110,11 +112,13 @@ fuzz: ## every Fuzz target, FUZZTIME (5s) each
 	done
 	echo "== fuzz: $$found targets"
 
-e2e: $(ISSUER)/node_modules/.package-lock.json ## gateway, issuer and browser together
+e2e: $(ISSUER)/node_modules/.package-lock.json $(FRONTEND)/node_modules/.package-lock.json ## gateway, issuer, Vite and browser together
 	@echo "== end to end: oidc-provider, examples/gateway, Chromium"
 	rm -rf $(SHOTS)
 	status=0
 	(cd $(E2E) && E2E_RACE=1 go test -count=1 -timeout 15m -v $(if $(RUN),-run '$(RUN)') ./...) || status=$$?
+	echo "== end to end: Vite, package spa, Chromium"
+	(cd $(SPATEST) && go test -race -count=1 -timeout 10m -v $(if $(RUN),-run '$(RUN)') ./...) || status=$$?
 	echo "== screenshots for people: $$PWD/$(SHOTS)"
 	exit $$status
 
@@ -126,9 +130,9 @@ bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
 
 # npm's own record of what it installed tells whether the lock file moved on.
-$(ISSUER)/node_modules/.package-lock.json: $(ISSUER)/package.json $(ISSUER)/package-lock.json
-	@echo "== npm ci: the issuer of the end-to-end tests"
-	cd $(ISSUER)
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	@echo "== npm ci: $*"
+	cd $*
 	npm ci --no-audit --no-fund
 	touch node_modules/.package-lock.json
 
@@ -164,14 +168,14 @@ setup: ## install what the tests need and this machine lacks (Debian packages, n
 		fi
 		$$sudo env DEBIAN_FRONTEND=noninteractive "$${apt[@]}" install -y --no-install-recommends "$${missing[@]}"
 	fi
-	# The issuer wants Node 20; older Debians have less, but npm has it.
+	# The issuer and Vite want Node 20; older Debians have less, but npm has it.
 	if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' && ! ls $(E2E)/.node/node_modules/node-linux-*/bin/node >/dev/null 2>&1; then
 		case $$(uname -m) in x86_64) arch=x64 ;; aarch64) arch=arm64 ;; *) echo "please install Node 20 or later" >&2; exit 1 ;; esac
 		echo "== setup: node $$(node --version) is too old, fetching 22"
 		npm install --prefix $(E2E)/.node --no-save --no-package-lock --no-audit --no-fund "node-linux-$$arch@22"
 	fi
-	$(MAKE) $(ISSUER)/node_modules/.package-lock.json
+	$(MAKE) $(ISSUER)/node_modules/.package-lock.json $(FRONTEND)/node_modules/.package-lock.json
 	echo "== setup: go $$(go env GOVERSION), node $$(node --version)"
 
 clean: ## remove what the targets above left behind
-	rm -rf $(SHOTS) $(ISSUER)/node_modules $(E2E)/.node
+	rm -rf $(SHOTS) $(ISSUER)/node_modules $(FRONTEND)/node_modules $(E2E)/.node

@@ -1,0 +1,3 @@
+self.onmessage = ({ data }) => {
+  self.postMessage(`worked ${data * 7}`);
+};

@@ -1,0 +1,19 @@
+module github.com/agglestone/bff/internal/spatest
+
+go 1.26.0
+
+require (
+	github.com/agglestone/bff v0.0.0
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
+)
+
+require (
+	github.com/coreos/go-oidc/v3 v3.21.0 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.9 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+	github.com/gorilla/securecookie v1.1.2 // indirect
+	golang.org/x/oauth2 v0.37.0 // indirect
+)
+
+replace github.com/agglestone/bff => ../..
