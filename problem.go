@@ -37,7 +37,7 @@ const (
 	CSRF         Reason = "csrf"
 	LoginRefused Reason = "login_refused"
 
-	// 400, 404, 405 and 429.
+	// 400, 404, 405, 408, 413 and 429.
 	LoginExpired     Reason = "login_expired"
 	LoginReplayed    Reason = "login_replayed"
 	LoginMismatch    Reason = "login_mismatch"
@@ -47,6 +47,8 @@ const (
 	BadRequest       Reason = "bad_request"
 	NotFound         Reason = "not_found"
 	MethodNotAllowed Reason = "method_not_allowed"
+	RequestTimeout   Reason = "request_timeout"
+	RequestTooLarge  Reason = "request_too_large"
 
 	// 502, 503 and 504: try again later; nobody was signed out.
 	BadGateway        Reason = "bad_gateway"
@@ -83,6 +85,8 @@ var reasons = map[Reason]struct {
 	BadRequest:           {400, "The request makes no sense"},
 	NotFound:             {404, "Not found"},
 	MethodNotAllowed:     {405, "Method not allowed"},
+	RequestTimeout:       {408, "The request did not arrive in time"},
+	RequestTooLarge:      {413, "The request is too large"},
 	BadGateway:           {502, "The API could not be reached"},
 	IssuerError:          {502, "The sign-in service gave an unusable answer"},
 	StoreUnavailable:     {503, "Sessions can't be read at the moment"},
@@ -110,6 +114,12 @@ type Problem struct {
 	RetryAfter time.Duration // zero: no Retry-After header
 	RequestID  string        // the same in the log
 	Page       bool          // for a person's eyes: answer with a page
+
+	// ACRValues and MaxAge are what step_up demands of the next sign-in, as in
+	// an authentication request (RFC 9470; OpenID Connect Core 1.0, section
+	// 3.1.2.1): empty and nil for nothing. LoginURL asks for it already.
+	ACRValues string
+	MaxAge    *time.Duration
 
 	// Err is the cause, for logs. It is never shown. It holds no secret.
 	Err error
@@ -154,6 +164,8 @@ type problemJSON struct {
 	Detail    string `json:"detail,omitempty"`
 	Reason    Reason `json:"reason"`
 	LoginURL  string `json:"loginUrl,omitempty"`
+	ACRValues string `json:"acrValues,omitempty"`
+	MaxAge    *int64 `json:"maxAge,omitempty"` // in seconds
 	RequestID string `json:"requestId,omitempty"`
 }
 
@@ -172,9 +184,13 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	w.WriteHeader(p.Status)
-	json.NewEncoder(w).Encode(problemJSON{
-		reasonDocs + string(p.Reason), p.Title, p.Status, p.Detail, p.Reason, p.LoginURL, p.RequestID,
-	})
+	body := problemJSON{
+		reasonDocs + string(p.Reason), p.Title, p.Status, p.Detail, p.Reason, p.LoginURL, p.ACRValues, nil, p.RequestID,
+	}
+	if p.MaxAge != nil {
+		body.MaxAge = new(int64(*p.MaxAge / time.Second))
+	}
+	json.NewEncoder(w).Encode(body)
 }
 
 // setPrivate sets the headers of every answer of ours: it is for one reader,
@@ -202,7 +218,7 @@ func (b *BFF) refuse(w http.ResponseWriter, r *http.Request, problem *Problem) {
 	p := *problem
 	p.RequestID = rand.Text()[:16]
 	if p.Status == http.StatusUnauthorized && p.Reason != UpstreamUnauthorized && p.LoginURL == "" {
-		p.LoginURL = b.paths.Login
+		p.LoginURL = b.paths.Login + p.stepUpQuery()
 	}
 	level := slog.LevelDebug
 	switch p.Reason {
