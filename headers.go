@@ -191,7 +191,10 @@ func (f *forwarded) cleanRequest(h http.Header) {
 	}
 }
 
-var identityEncoding = []string{"identity"} // shared: nobody changes it
+var ( // shared: nobody changes them
+	identityEncoding = []string{"identity"}
+	noSniff          = []string{"nosniff"}
+)
 
 // cookies returns the Cookie header's pairs that may pass, as they came.
 func (f *forwarded) cookies(in http.Header) (pass string) {
@@ -274,6 +277,13 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	}
 	f.mapLocation(res)
 	f.cleanHeader(h)
+	f.cleanTrailer(res.Trailer) // the names that it announces
+	if len(h["Content-Type"]) == 0 {
+		// Neither net/http nor a browser is to guess: what an API answers would
+		// be taken for a page of ours.
+		f.w.Header()["Content-Type"] = nil
+		h["X-Content-Type-Options"] = noSniff
+	}
 	if !f.t.Cache {
 		for name := range h {
 			if cacheHeader(name) {
@@ -284,6 +294,7 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 			h["Cache-Control"] = noStore
 		}
 	}
+	delete(f.w.Header(), "Cache-Control") // a Protect's around us; ReverseProxy adds to it
 	if res.StatusCode == http.StatusUnauthorized && f.token != "" {
 		h[reasonHeader] = []string{string(UpstreamUnauthorized)}
 	}

@@ -77,12 +77,12 @@ func (b *BFF) proxies(prefix string) {
 type forwarded struct {
 	context.Context
 	credential
+	w       http.ResponseWriter
 	in      *http.Request
 	watch   watch
 	path    string
 	raw     string
 	upgrade bool
-	lines   [2]string // room for header values
 }
 
 type forwardedKey struct{}
@@ -100,7 +100,7 @@ func forwardedOf(r *http.Request) *forwarded {
 
 // serve forwards r, whose escaped path was checked.
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
-	f := &forwarded{credential: credential{b: p.b, t: p.t}, in: r}
+	f := &forwarded{credential: credential{b: p.b, t: p.t}, w: w, in: r}
 	if problem := p.prepare(w, r, escaped, f); problem != nil {
 		p.b.refuse(w, r, problem)
 		return

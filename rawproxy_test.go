@@ -262,6 +262,9 @@ func rawRows() []rawRow {
 	get("stricter-row-in-capitals", "S512", "/api/ADMIN/x", nowhere)
 	get("stricter-row-escaped", "S512", "/api/%61dmin/x", nowhere)
 	get("stricter-row-folded", "S512", "/api/mas\u212a/x", nowhere) // the Kelvin sign is a k to case folding
+	get("stricter-row-with-a-dot", "S512", "/api/admin./x", nowhere)
+	get("stricter-row-with-a-space", "S512", "/api/admin%20", nowhere)
+	get("stricter-row-behind-a-dot", "S512", "/api./admin/x", nowhere)
 	get("row-in-capitals", "S512", "/API/x", nowhere)
 	get("row-escaped", "S512", "/%61pi/x", nowhere)
 	get("row-named-in-the-query", "S474", "/other?/public/", nowhere)

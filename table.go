@@ -17,8 +17,9 @@ import (
 //
 // What no row declares is not proxied: 404 not_found, or 405 method_not_allowed
 // where only the method is missing. A path that differs from a row's only in
-// the case of letters, or in escapes where none are needed, is nobody's either:
-// to an upstream it may well be the same.
+// the case of letters, in escapes where none are needed, or by dots or spaces
+// at the end of a name is nobody's either: to an upstream it may well be the
+// same.
 //
 // Upstreams panics if a row is not valid, or two have the same Path and a
 // method in common.
@@ -96,10 +97,13 @@ func (t *Table) find(path, escaped, method string) (p *proxy, allow []string, re
 	return nil, nil, NotFound
 }
 
-// resembles reports whether a decoded path is at prefix or below it, the case
-// of letters aside.
+// resembles reports whether a decoded path is at prefix or below it to a server
+// that ignores the case of letters, and dots and spaces where a name ends.
 func resembles(path, prefix string) bool {
 	for i := range len(prefix) {
+		if prefix[i] == '/' {
+			path = strings.TrimLeft(path, ". ")
+		}
 		if path == "" {
 			return false
 		}
@@ -113,6 +117,7 @@ func resembles(path, prefix string) bool {
 		}
 		path = path[n:]
 	}
+	path = strings.TrimLeft(path, ". ")
 	return path == "" || path[0] == '/'
 }
 
