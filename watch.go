@@ -49,6 +49,8 @@ func (w *watch) start(r *http.Request, t *target) {
 		w.phase = awaiting
 	}
 	if w.header > 0 || w.idle > 0 || !w.end.IsZero() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.timer = time.AfterFunc(w.patience(), w.expire)
 	}
 }
