@@ -13,7 +13,7 @@ import (
 // is to blame. It owns one timer.
 type watch struct {
 	header, idle time.Duration // not positive: no bound
-	end          time.Time     // of the whole request; zero: no bound
+	deadline     time.Time     // of the whole request; zero: no bound
 	cancel       context.CancelCauseFunc
 	conn         *http.ResponseController
 
@@ -43,12 +43,12 @@ var (
 func (w *watch) start(r *http.Request, t *target) {
 	w.header, w.idle = t.Timeout, t.IdleTimeout
 	if t.MaxDuration > 0 {
-		w.end = time.Now().Add(t.MaxDuration)
+		w.deadline = time.Now().Add(t.MaxDuration)
 	}
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		w.phase = awaiting
 	}
-	if w.header > 0 || w.idle > 0 || !w.end.IsZero() {
+	if w.header > 0 || w.idle > 0 || !w.deadline.IsZero() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.timer = time.AfterFunc(w.patience(), w.expire)
@@ -109,14 +109,13 @@ func (w *watch) patience() time.Duration {
 	if d <= 0 {
 		d = 1<<63 - 1
 	}
-	if !w.end.IsZero() {
-		d = min(d, time.Until(w.end))
+	if !w.deadline.IsZero() {
+		d = min(d, time.Until(w.deadline))
 	}
 	return d
 }
 
-// expire ends the request. To cancel its context is not enough: net/http waits
-// for a read of the browser's body, or a write to it, without a bound.
+// expire ends the request, and says who was to blame.
 func (w *watch) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,7 +124,7 @@ func (w *watch) expire() {
 	}
 	p := newProblem(UpstreamTimeout, errNoHeader)
 	switch {
-	case !w.end.IsZero() && !time.Now().Before(w.end):
+	case !w.deadline.IsZero() && !time.Now().Before(w.deadline):
 		p.Err = errTooLong
 	case w.phase == sending && w.reading:
 		p = newProblem(RequestTimeout, errNotSent)
@@ -134,6 +133,13 @@ func (w *watch) expire() {
 	case w.phase == passing:
 		p.Err = errNoProgress
 	}
+	w.end(p)
+}
+
+// end ends the request: with p if there is no answer yet, else by breaking it
+// off. To cancel its context is not enough: net/http waits for a read of the
+// browser's body, or a write to it, without a bound. w.mu is held.
+func (w *watch) end(p *Problem) {
 	w.cancel(p)
 	now := time.Now()
 	if w.reading {
