@@ -2,29 +2,38 @@ package bff
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
-	"sync"
-	"time"
+	"net/url"
 )
 
-// Client returns an *http.Client for handlers that call APIs themselves: it
+// Client returns an *http.Client for handlers that call APIs themselves. It is
+// [BFF.Transport] with nothing around it.
+func (b *BFF) Client(ctx context.Context) *http.Client {
+	return &http.Client{Transport: b.Transport(ctx)}
+}
+
+// Transport returns a transport for handlers that call APIs themselves: it
 // attaches the access token of the session in each request's own context, or
 // else of the one in ctx. So it can be made per request, or once at start with
 // context.Background(), and handed to a generated API client.
 //
 // It sends requests only to the upstreams named in Config.Upstreams, at or
-// below their URL; any other request, a redirect to elsewhere included, fails
-// before it is sent. It fails with a *Problem (see [Session.AccessToken]),
-// which errors.As finds in the *url.Error and [BFF.Error] answers with.
+// below their URL, each with the token that the upstream's Needs and Tokens
+// call for; of several the one with the longest URL counts. Any other request,
+// a redirect to elsewhere included, fails before it is sent. It fails with a
+// *Problem (see [Session.AccessToken]), which errors.As finds in the *url.Error
+// and [BFF.Error] answers with.
+//
+// A 401 is answered as [BFF.Proxy] answers one: by one more request with a newer
+// token, where there is one and the request has no body or a GetBody.
 //
 // A request's context ends the request, not the refresh that it waits for. The
-// client has no time-out of its own: give requests a deadline.
-func (b *BFF) Client(ctx context.Context) *http.Client {
+// transport has no time-out of its own but those of connecting: give requests a
+// deadline.
+func (b *BFF) Transport(ctx context.Context) http.RoundTripper {
 	s, _ := SessionFromContext(ctx)
-	return &http.Client{Transport: &tokenTransport{b, s}}
+	return &tokenTransport{b, s}
 }
 
 var errUndeclared = errors.New("bff: Client: request is not to one of Config.Upstreams; nothing was sent")
@@ -35,57 +44,97 @@ type tokenTransport struct {
 }
 
 func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	fail := func(err error) (*http.Response, error) {
+	c, err := t.b.credentialFor(r.Context(), t.s, r.URL)
+	if err != nil {
 		if r.Body != nil {
 			r.Body.Close()
 		}
 		return nil, err
 	}
+	out := r.Clone(r.Context())
+	out.Host = "" // what is attached goes to the host in the URL
+	if out.Header == nil {
+		out.Header = http.Header{}
+	}
+	c.attach(out)
+	return c.send(c.t.sender, out)
+}
+
+// credentialFor returns the credential for a request to u.
+func (b *BFF) credentialFor(ctx context.Context, otherwise *Session, u *url.URL) (*credential, error) {
 	var up *target
-	for _, u := range t.b.upstreams {
-		if u.covers(r.URL) { // each hop of a redirect comes here anew
-			up = u
-			break
+	for _, t := range b.upstreams {
+		if t.covers(u) && (up == nil || len(t.base) > len(up.base)) { // each hop of a redirect comes here anew
+			up = t
 		}
 	}
 	if up == nil {
-		return fail(errUndeclared)
+		return nil, errUndeclared
 	}
-	s, ok := SessionFromContext(r.Context())
+	s, ok := SessionFromContext(ctx)
 	if !ok {
-		s = t.s
+		s = otherwise
 	}
-	if s != nil && s.b != t.b { // check:client-party
-		return fail(errors.New("bff: Client: the session is another relying party's"))
+	if s != nil && s.b != b { // check:client-party
+		return nil, errors.New("bff: Client: the session is another relying party's")
 	}
-	token, err := s.AccessToken(r.Context())
-	if err != nil {
-		return fail(err)
+	if s == nil && !up.rt.optional && up.Needs != None {
+		return nil, newProblem(NoSession, ErrNoSession)
 	}
-	out := r.Clone(r.Context())
-	out.Host = "" // what is attached goes to the host in the URL
-	out.Header.Set("Authorization", "Bearer "+token.Reveal())
-	base := up.Transport
-	if base == nil {
-		base = sharedTransport()
+	c := &credential{b: b, t: up, s: s}
+	if problem := c.fetch(ctx); problem != nil {
+		return nil, problem
 	}
-	return base.RoundTrip(out)
+	return c, nil
 }
 
-// sharedTransport is what upstreams without a transport of their own use. The
-// default transport keeps two idle connections to a host and dials the rest
-// anew for each request.
-var sharedTransport = sync.OnceValue(func() http.RoundTripper {
-	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    256,
-		IdleConnTimeout:        90 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true, // bodies pass as they are
+// A Credentials attaches the access token to gRPC calls. It has the methods of
+// google.golang.org/grpc/credentials.PerRPCCredentials, for
+// grpc.WithPerRPCCredentials, without importing that module.
+type Credentials struct {
+	b   *BFF
+	s   *Session
+	tls bool
+}
+
+// Credentials returns credentials for gRPC calls, with the token of the session
+// in each call's context, or else of the one in ctx. Like [BFF.Transport] they
+// give it only to the upstreams named in Config.Upstreams. A call that the
+// server refuses with UNAUTHENTICATED is not repeated.
+//
+// They demand TLS, unless every upstream in Config.Upstreams has an http URL.
+func (b *BFF) Credentials(ctx context.Context) *Credentials {
+	s, _ := SessionFromContext(ctx)
+	c := &Credentials{b: b, s: s, tls: len(b.upstreams) == 0}
+	for _, up := range b.upstreams {
+		c.tls = c.tls || up.url.Scheme == "https"
 	}
-})
+	return c
+}
+
+// GetRequestMetadata returns the authorization metadata of a call. uri is that
+// of its service, as gRPC gives it: https whatever the connection is.
+func (c *Credentials) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
+	if len(uri) != 1 {
+		return nil, errUndeclared
+	}
+	u, err := url.Parse(uri[0])
+	if err != nil {
+		return nil, errUndeclared
+	}
+	if !c.tls {
+		u.Scheme = "http"
+	}
+	cred, err := c.b.credentialFor(ctx, c.s, u)
+	if err != nil {
+		return nil, err
+	}
+	if cred.token == "" {
+		return nil, nil
+	}
+	return map[string]string{"authorization": "Bearer " + cred.token.Reveal()}, nil
+}
+
+// RequireTransportSecurity reports whether gRPC must refuse connections without
+// TLS.
+func (c *Credentials) RequireTransportSecurity() bool { return c.tls }

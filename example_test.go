@@ -257,3 +257,31 @@ func newServer(t *testing.T, cfg bff.Config) http.Handler {
 	mux.Handle("GET /dashboard", auth.ProtectFunc(dashboard))
 	return auth.Routes(mux)
 }
+
+// Several APIs are a table. What no row declares is not proxied.
+func ExampleBFF_Upstreams() {
+	const users, admin, hub, assets = "https://users.example.com", "https://admin.example.com", "https://hub.example.com", "https://cdn.example.com"
+	auth, err := bff.New(context.Background(), bff.Config{
+		Issuer: "https://login.example.com", ClientID: "my-app",
+		RedirectURL: "https://app.example.com/auth/callback", Keys: []bff.Key{bff.NewKey()},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	table := auth.Upstreams(
+		bff.Upstream{URL: users, StripPrefix: "/api/users", Methods: []string{"GET"}},
+		bff.Upstream{URL: admin, StripPrefix: "/api/admin", Groups: []string{"Admin"}, RequireCSRFToken: true},
+		bff.Upstream{URL: hub, Path: "/hub", WebSocket: true, DropQuery: []string{"access_token"}}, // SignalR
+		bff.Upstream{URL: assets, StripPrefix: "/assets", Needs: bff.None, Cache: true},            // public
+	)
+	fmt.Print(table)
+	mux.Handle("/", table)
+	// Output:
+	// PATH        METHODS   NEEDS  ALSO                     UPSTREAM
+	// /api/admin  *         user   group Admin, csrf token  https://admin.example.com
+	// /api/users  GET HEAD  user   -                        https://users.example.com
+	// /assets     *         none   cache                    https://cdn.example.com
+	// /hub        *         user   websocket                https://hub.example.com/hub
+}

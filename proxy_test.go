@@ -51,15 +51,15 @@ func proxyPaths() []proxyRow {
 		{name: "backslashes", rule: "S8, X55", checks: "target-path", target: `/api/..\..\admin`},
 		{name: "a parameter", rule: "S8, X57", checks: "target-path", target: "/api/..;/admin"},
 		{name: "an escaped parameter", rule: "S8, X57", checks: "target-path", target: "/api/..%3b/admin"},
-		{name: "a parameter of the prefix", rule: "S8, X57", checks: "target-path,target-prefix", target: "/api;x/y"},
+		{name: "a parameter of the prefix", rule: "S8, X57", target: "/api;x/y"},
 		{name: "a NUL", rule: "S8, X59", checks: "target-path", target: "/api/x%00.png"},
 		{name: "a line feed", rule: "S8, X59", checks: "target-path", target: "/api/%0d%0aX:1"},
 		{name: "a DEL", rule: "S8, X59", checks: "target-path", target: "/api/%7f"},
 		{name: "an escape of an escape", rule: "S8", checks: "target-path", target: "/api/%252e%252e/admin"},
 		{name: "an empty segment", rule: "S8", checks: "target-path", target: "/api//evil.example/x"},
 		{name: "an escaped fragment", rule: "S475, X61", target: "/api/x%23/y", path: "/v1/x%23/y"},
-		{name: "no such prefix", rule: "S7", checks: "target-prefix", target: "/other/x"},
-		{name: "a path that begins like the prefix", rule: "S7", checks: "target-prefix", target: "/apix/y"},
+		{name: "no such prefix", rule: "S7", target: "/other/x"},
+		{name: "a path that begins like the prefix", rule: "S7", target: "/apix/y"},
 		{name: "a semicolon in the query", rule: "S430, X117", checks: "target-query", target: "/api/x?a=1;b=2"},
 		{name: "a broken escape in the query", rule: "S430", checks: "target-query", target: "/api/x?a=%zz"},
 		{name: "a cut escape in the query", rule: "S430", checks: "target-query", target: "/api/x?a=%2"},
@@ -107,7 +107,7 @@ func TestProxyRequestHeaders(t *testing.T) {
 	b.SetCookie(&http.Cookie{Name: "theme", Value: "dark"})
 	b.SetCookie(&http.Cookie{Name: "other", Value: "sentinel"})
 	h := http.Header{
-		"Connection":   {"Authorization, X-Forwarded-For, X-Csrf, Cookie, close"},
+		"Connection":   {"Authorization, X-Forwarded-For, X-Csrf, close"},
 		"X-Request-Id": {"passes"}, "Content-Type": {"text/plain"}, "If-None-Match": {`"passes"`}, "Te": {"trailers"},
 	}
 	for _, name := range []string{
@@ -175,7 +175,7 @@ func TestProxyWithoutSession(t *testing.T) {
 func TestProxyMethods(t *testing.T) {
 	a := newApp(t, setup{})
 	b := a.signIn("alice")
-	for method, want := range map[string]int{"TRACE": 405, "CONNECT": 405, "PROPFIND": 200, "PATCH": 200, "DELETE": 200} {
+	for method, want := range map[string]int{"TRACE": 405, "CONNECT": 405, "PROPFIND": 405, "PATCH": 200, "DELETE": 200} {
 		before := a.api.hits()
 		w := a.get(method, "/api/x", http.Header{"X-Csrf": {"1"}}, sessionCookie(t, b))
 		if w.status != want || (a.api.hits() > before) != (want == 200) {
@@ -569,7 +569,7 @@ func TestProxyStreams(t *testing.T) {
 				<-r.Context().Done()
 				ended.Store(true)
 			})
-			mux.Handle("/stream/", a.auth.Proxy(bff.Upstream{URL: "https://stream.example.com", Transport: bfftest.InProcess(map[string]http.Handler{"https://stream.example.com": stream})}))
+			mux.Handle("/stream/", a.auth.Proxy(bff.Upstream{URL: "https://stream.example.com", IdleTimeout: -1, Transport: bfftest.InProcess(map[string]http.Handler{"https://stream.example.com": stream})}))
 		}})
 		res, err := a.signIn("alice").Client().Get(appURL + "/stream/x")
 		if err != nil {

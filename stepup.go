@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -55,22 +54,6 @@ func (rt *route) stepUp(s *Session) *Problem {
 		return nil
 	}
 	return p
-}
-
-// stepUpQuery returns what /login needs to ask the issuer for what p demands,
-// with the '?', or "".
-func (p *Problem) stepUpQuery() string {
-	q := url.Values{}
-	if p.ACRValues != "" {
-		q.Set("acr_values", p.ACRValues)
-	}
-	if p.MaxAge != nil {
-		q.Set("max_age", strconv.FormatInt(int64(*p.MaxAge/time.Second), 10))
-	}
-	if len(q) == 0 {
-		return ""
-	}
-	return "?" + q.Encode()
 }
 
 // loginURL returns where r's user signs in, as p demands, to come back here. It
