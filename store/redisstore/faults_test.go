@@ -544,13 +544,7 @@ func TestSentinelFailover(t *testing.T) {
 			}
 			old.Kill()
 			allFail(t, s, "")
-			testserver.Eventually(t, "another master", func() error {
-				if sentinel.Master() == old {
-					return errors.New("it is the old one")
-				}
-				_, err := sentinel.Master().Do("SET", "taken-over", "1")
-				return err
-			})
+			sentinel.AwaitFailover(old)
 			recovers(t, s, time.Second)
 			gone(t, s, "sended", "bye")
 			holds(t, s, "srotated", "two")
@@ -580,12 +574,7 @@ func TestSentinelPausedMaster(t *testing.T) {
 		return nil
 	})
 	old.Pause()
-	testserver.Eventually(t, "another master", func() error {
-		if sentinel.Master() == old {
-			return errors.New("it is the old one")
-		}
-		return nil
-	})
+	sentinel.AwaitFailover(old)
 	testserver.Eventually(t, "the store", func() error {
 		_, ok, err := s.Replace(within(t, patience), "s1", version, []byte("two"))
 		if err == nil && !ok {
