@@ -274,6 +274,38 @@ func (s *Sentinel) Master() *Redis {
 	return nil
 }
 
+// AwaitFailover waits until every sentinel that runs names another master than
+// old, which is one, and returns it.
+func (s *Sentinel) AwaitFailover(old *Redis) *Redis {
+	s.t.Helper()
+	var master *Redis
+	Eventually(s.t, "failover", func() error {
+		for i, sentinel := range s.Sentinels {
+			if sentinel.run == nil {
+				continue
+			}
+			addr, err := sentinel.Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", s.Name)
+			if err != nil {
+				return err
+			}
+			for _, node := range s.Nodes {
+				if strconv.Itoa(node.Port) == addr.([]any)[1].(string) {
+					master = node
+				}
+			}
+			if master == nil || master == old {
+				return fmt.Errorf("sentinel %d names the old master", i)
+			}
+		}
+		role, err := master.Do("ROLE")
+		if err == nil && role.([]any)[0] != "master" {
+			err = fmt.Errorf("the new master is a %v", role.([]any)[0])
+		}
+		return err
+	})
+	return master
+}
+
 // Addrs returns the addresses of the sentinels.
 func (s *Sentinel) Addrs() []string { return addrs(s.Sentinels) }
 

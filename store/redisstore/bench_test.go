@@ -103,3 +103,114 @@ func BenchmarkLoad(b *testing.B) {
 		})
 	}
 }
+
+// The writes: a claim and a refresh are a Replace each, a slide is a Touch, a
+// sign-in a Create. Beside them the bare client's SET of the same bytes.
+func BenchmarkWrite(b *testing.B) {
+	s, r := benchStore(b)
+	bare, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.Addr}, DisableCache: true, AlwaysPipelining: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer bare.Close()
+	set := func(ctx context.Context, i int64) error {
+		return bare.Do(ctx, bare.B().Set().Key("bare:"+benchKey(i)).Value(string(benchValue)).ExSeconds(3600).Build()).Error()
+	}
+	far := time.Now().Add(24 * time.Hour)
+	var created atomic.Int64
+	versions := make([]atomic.Uint64, benchKeys)
+	for i := range versions {
+		_, version, _, ok, err := s.Load(b.Context(), benchKey(int64(i)))
+		if !ok || err != nil {
+			b.Fatal(ok, err)
+		}
+		versions[i].Store(version)
+	}
+	for _, bench := range []struct {
+		name string
+		f    func(ctx context.Context, i int64) error
+	}{
+		{"Create", func(ctx context.Context, _ int64) error {
+			_, err := s.Create(ctx, fmt.Sprintf("snew%d", created.Add(1)), benchValue, time.Now().Add(time.Minute), far)
+			return err
+		}},
+		{"Replace", func(ctx context.Context, i int64) error {
+			version := &versions[i%benchKeys]
+			next, ok, err := s.Replace(ctx, benchKey(i), version.Load(), benchValue)
+			if err == nil && !ok {
+				err = fmt.Errorf("Replace(%d) = false", i)
+			}
+			version.Store(next)
+			return err
+		}},
+		{"Touch", func(ctx context.Context, i int64) error {
+			_, err := s.Touch(ctx, benchKey(i), far.Add(time.Duration(i)*time.Millisecond))
+			return err
+		}},
+	} {
+		for _, goroutines := range []int{1, 64} {
+			b.Run(fmt.Sprintf("%s/%d", bench.name, goroutines), func(b *testing.B) {
+				beside(b, goroutines, set, bench.f)
+			})
+		}
+	}
+}
+
+// Many replicas want the same claim, and one of them gets it.
+func BenchmarkContendedClaim(b *testing.B) {
+	s, _ := benchStore(b)
+	var won atomic.Int64
+	_, version, _, _, err := s.Load(b.Context(), benchKey(0))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var current atomic.Uint64
+	current.Store(version)
+	b.ResetTimer()
+	took := spread(b, 64, b.N, func(ctx context.Context, i int64) error {
+		next, ok, err := s.Replace(ctx, benchKey(0), current.Load(), benchValue)
+		if ok {
+			won.Add(1)
+			current.Store(next)
+		}
+		return err
+	})
+	b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/op")
+	b.ReportMetric(float64(won.Load())/float64(b.N), "won/op")
+}
+
+// One subject with ten thousand sessions: to find them, and to end them all.
+func BenchmarkTagged(b *testing.B) {
+	s, _ := benchStore(b)
+	far := time.Now().Add(24 * time.Hour)
+	spread(b, 64, benchKeys, func(ctx context.Context, i int64) error {
+		return s.Tag(ctx, "tsubject", benchKey(i), []byte("a note of some forty bytes, sealed already"), far)
+	})
+	b.Run("Tagged", func(b *testing.B) {
+		for b.Loop() {
+			if notes, err := s.Tagged(b.Context(), "tsubject"); err != nil || len(notes) != benchKeys {
+				b.Fatal(len(notes), err)
+			}
+		}
+	})
+	b.Run("End", func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			b.StopTimer()
+			n++
+			prefix := fmt.Sprintf("s%d-", n)
+			spread(b, 64, benchKeys, func(ctx context.Context, i int64) error {
+				_, err := s.Create(ctx, fmt.Sprint(prefix, i), benchValue, far, far)
+				return err
+			})
+			b.StartTimer()
+			spread(b, 64, benchKeys, func(ctx context.Context, i int64) error {
+				ok, err := s.End(ctx, fmt.Sprint(prefix, i), 0, []byte("session_revoked"), far)
+				if err == nil && !ok {
+					err = fmt.Errorf("End(%d) = false", i)
+				}
+				return err
+			})
+		}
+	})
+}

@@ -50,7 +50,9 @@
 // until a replica has what they wrote, for [Options].ReplicaWait at most; where
 // there are none they don't. A master that is cut off from its replicas goes on
 // alone unless it is told not to: set min-replicas-to-write 1 and
-// min-replicas-max-lag 10.
+// min-replicas-max-lag 10. A master without persistence must not be started
+// again at once: it comes back empty, and until the others have told it that it
+// is a replica now, somebody may believe it.
 //
 // No read goes to a replica.
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -524,200 +525,66 @@ func TestReplicaWait(t *testing.T) {
 	}
 }
 
-// When a master dies, its replica takes over: what a replica had is there, and
-// the store finds it by itself.
-func TestSentinelFailover(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	for _, server := range servers {
-		t.Run(server, func(t *testing.T) {
-			t.Parallel()
-			sentinel := testserver.StartSentinel(t, server)
-			s := open(t, watched(sentinel), redisstore.Options{ReplicaWait: 10 * time.Second})
-			old := sentinel.Master()
-			create(t, s, "sended", "one")
-			create(t, s, "srotated", "one")
-			if ok, err := s.End(t.Context(), "sended", 0, []byte("bye"), far); !ok || err != nil {
-				t.Fatal(ok, err)
-			}
-			if _, ok, err := s.Replace(t.Context(), "srotated", holds(t, s, "srotated", "one"), []byte("two")); !ok || err != nil {
-				t.Fatal(ok, err)
-			}
-			old.Kill()
-			allFail(t, s, "")
-			testserver.Eventually(t, "another master", func() error {
-				if sentinel.Master() == old {
-					return errors.New("it is the old one")
-				}
-				_, err := sentinel.Master().Do("SET", "taken-over", "1")
-				return err
-			})
-			recovers(t, s, time.Second)
-			gone(t, s, "sended", "bye")
-			holds(t, s, "srotated", "two")
-			// The old master comes back as a replica, and is not asked.
-			old.Restart()
-			sentinel.Await()
-			recovers(t, s, time.Second)
-			holds(t, s, "srotated", "two")
-		})
+// A server that is still reading its data is no empty store.
+func TestLoading(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer,
+		"key-load-delay 50000", "loading-process-events-interval-bytes 1024", "rdbcompression no") // microseconds
+	s := open(t, single(r), redisstore.Options{})
+	for i := range 300 {
+		create(t, s, fmt.Sprintf("s%d", i), strings.Repeat("v", 2000))
 	}
-}
-
-// A master that was cut off and comes back with the old state is not believed.
-func TestSentinelPausedMaster(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	sentinel := testserver.StartSentinel(t, testserver.RedisServer)
-	s := open(t, watched(sentinel), redisstore.Options{})
-	old := sentinel.Master()
-	create(t, s, "s1", "one")
-	version := holds(t, s, "s1", "one")
-	testserver.Eventually(t, "replication", func() error {
-		for _, node := range sentinel.Nodes {
-			if n, err := node.Do("EXISTS", "bff:s1"); err != nil || n.(int64) != 1 {
-				return fmt.Errorf("%v, %v", n, err)
-			}
+	r.Must("SAVE")
+	r.Kill()
+	r.RestartUnready()
+	testserver.Eventually(t, "loading", func() error {
+		if _, err := r.Do("PING"); err == nil || !strings.HasPrefix(err.Error(), "LOADING") {
+			return fmt.Errorf("PING: %v", err)
 		}
 		return nil
 	})
-	old.Pause()
-	testserver.Eventually(t, "another master", func() error {
-		if sentinel.Master() == old {
-			return errors.New("it is the old one")
+	for _, c := range calls {
+		if err := c.do(within(t, patience), s); err == nil || !strings.Contains(err.Error(), "LOADING") {
+			t.Errorf("%s = %v; want LOADING", c.name, err)
 		}
-		return nil
-	})
-	testserver.Eventually(t, "the store", func() error {
-		_, ok, err := s.Replace(within(t, patience), "s1", version, []byte("two"))
-		if err == nil && !ok {
-			t.Fatal("Replace = false: the first one, whose answer was lost, went through")
-		}
-		return err
-	})
-	old.Resume()
-	for range 100 {
-		holds(t, s, "s1", "two")
 	}
-	sentinel.Await()
-	holds(t, s, "s1", "two")
+	r.Must("CONFIG", "SET", "key-load-delay", "0")
+	r.AwaitReady()
+	recovers(t, s, time.Second)
+	holds(t, s, "s299", strings.Repeat("v", 2000))
 }
 
-func TestClusterFailover(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	for _, server := range servers {
-		t.Run(server, func(t *testing.T) {
-			t.Parallel()
-			c := testserver.StartCluster(t, server, 3, true)
-			s := open(t, clustered(c), redisstore.Options{ReplicaWait: 10 * time.Second})
-			create(t, s, "s1", "one")
-			if ok, err := s.End(t.Context(), "s1", 0, []byte("bye"), far); !ok || err != nil {
-				t.Fatal(ok, err)
-			}
-			old := c.Owner("bff:sfault")
-			old.Kill()
-			testserver.Eventually(t, "the replica", func() error {
-				for _, r := range c.Replicas {
-					if info, err := r.Do("INFO", "replication"); err == nil && strings.Contains(info.(string), "role:master") {
-						return nil
-					}
-				}
-				return errors.New("no replica took over")
-			})
-			testserver.Eventually(t, "the cluster", func() error {
-				for _, r := range append(c.Masters, c.Replicas...) {
-					if r == old {
-						continue
-					}
-					info, err := r.Do("CLUSTER", "INFO")
-					if err != nil || !strings.Contains(info.(string), "cluster_state:ok") {
-						return fmt.Errorf("%s: %v", r.Addr, err)
-					}
-				}
-				return nil
-			})
-			recovers(t, s, 2*time.Second) // the client asks who took over no more than once a second
-			gone(t, s, "s1", "bye")
-		})
+// Whatever happened, nothing runs on when a store is closed.
+func TestNothingIsLeft(t *testing.T) {
+	r := testserver.StartRedis(t, testserver.RedisServer)
+	before := runtime.NumGoroutine()
+	s, err := redisstore.Open(t.Context(), single(r), redisstore.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// While slots move from one master to another, every call works.
-func TestClusterResharding(t *testing.T) {
-	c := testserver.StartCluster(t, testserver.RedisServer, 3, false)
-	s := open(t, clustered(c), redisstore.Options{})
-	const n = 50
-	for i := range n {
-		create(t, s, fmt.Sprintf("s%d", i), "one")
-		if err := s.Tag(t.Context(), fmt.Sprintf("t%d", i), "s1", nil, far); err != nil {
-			t.Fatal(err)
-		}
-	}
+	watching := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	var done atomic.Int64
-	for w := range 4 {
-		wg.Go(func() {
-			versions := map[string]uint64{}
-			for i := w; ctx.Err() == nil; i++ {
-				key := fmt.Sprintf("s%d", i%n/4*4+w) // each its own
-				if i%n/4*4+w >= n {
-					continue
-				}
-				value, version, _, ok, err := s.Load(within(t, time.Minute), key)
-				if !ok || err != nil || versions[key] != 0 && versions[key] != version {
-					t.Errorf("Load(%q) = %q, %d, %v, %v; want version %d", key, value, version, ok, err, versions[key])
-					return
-				}
-				next, ok, err := s.Replace(within(t, time.Minute), key, version, value)
-				if !ok || err != nil {
-					t.Errorf("Replace(%q) = %v, %v", key, ok, err)
-					return
-				}
-				versions[key] = next
-				tag := fmt.Sprintf("t%d", i%n)
-				if notes, err := s.Tagged(within(t, time.Minute), tag); err != nil || len(notes) != 1 {
-					t.Errorf("Tagged(%q) = %q, %v", tag, notes, err)
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	for i := range n {
-		for _, key := range []string{fmt.Sprintf("bff:s%d", i), fmt.Sprintf("bff:{t%d}until", i)} {
-			moveSlot(t, c, key)
-		}
-	}
+	defer cancel()
+	go func() { watching <- s.Watch(ctx, every, func(string) {}, func(time.Time) {}) }()
+	create(t, s, "s1", "one")
+	r.Pause()
+	allFail(t, s, "")
+	r.Resume()
+	recovers(t, s, time.Second)
+	r.Kill()
+	allFail(t, s, "")
+	r.Restart()
+	recovers(t, s, time.Second)
+	r.Pause()
+	allFail(t, s, "")
+	s.Close()
 	cancel()
-	wg.Wait()
-	if done.Load() == 0 {
-		t.Error("nothing was done meanwhile")
-	}
-}
-
-// moveSlot moves the slot of key to the next master.
-func moveSlot(t *testing.T, c *testserver.Cluster, key string) {
-	t.Helper()
-	from := c.Owner(key)
-	to := c.Masters[0]
-	for i, r := range c.Masters {
-		if r == from {
-			to = c.Masters[(i+1)%len(c.Masters)]
+	<-watching
+	testserver.Eventually(t, "quiet", func() error {
+		if n := runtime.NumGoroutine(); n > before {
+			buf := make([]byte, 64<<10)
+			return fmt.Errorf("%d goroutines, and there were %d\n%s", n, before, buf[:runtime.Stack(buf, true)])
 		}
-	}
-	slot := strconv.FormatInt(from.Must("CLUSTER", "KEYSLOT", key).(int64), 10)
-	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
-	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
-	for {
-		keys := from.Must("CLUSTER", "GETKEYSINSLOT", slot, "1").([]any)
-		if len(keys) == 0 {
-			break
-		}
-		from.Must("MIGRATE", "127.0.0.1", strconv.Itoa(to.Port), keys[0].(string), "0", "5000")
-	}
-	for _, r := range []*testserver.Redis{to, from} {
-		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
-	}
-	for _, r := range c.Masters {
-		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
-	}
+		return nil
+	})
+	r.Resume()
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" // the name that Redis knows a script by, no secret
 	"encoding/hex"
 	"sync"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -23,13 +24,23 @@ func newScript(text string) *script {
 	})}
 }
 
-// run runs a script, by its digest if the server knows it. It is sent again
-// only if the server surely didn't run it: to a node that the first one named,
-// or because it had forgotten the script.
+// run runs a script. It is sent again only if the server surely didn't run it:
+// to a node that the first one named, because the server had forgotten it, or
+// because its two keys are on the move and not in one place.
 func (s *Store) run(ctx context.Context, script *script, keys []string, args ...string) rueidis.RedisResult {
-	return s.call(ctx, func(c rueidis.Client) rueidis.RedisResult {
-		return script.run(ctx, c, keys, args)
-	})
+	for {
+		resp := s.call(ctx, func(c rueidis.Client) rueidis.RedisResult {
+			return script.run(ctx, c, keys, args)
+		})
+		if e, ok := rueidis.IsRedisErr(resp.Error()); !ok || !e.IsTryAgain() {
+			return resp
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return rueidis.NewErrorResult(ctx.Err())
+		}
+	}
 }
 
 func (s *script) run(ctx context.Context, c rueidis.Client, keys, args []string) rueidis.RedisResult {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/internal/testserver"
 	"github.com/agglestone/bff/store/redisstore"
 	"github.com/agglestone/bff/store/storetest"
@@ -34,20 +35,35 @@ func watched(s *testserver.Sentinel) string {
 	return "redis://" + strings.Replace(strings.Join(s.Addrs(), "&addr="), "&", "?", 1) + "&master_set=" + s.Name
 }
 
-// suite runs storetest against stores on one deployment, which is emptied
-// before each.
+// A Store can do all that bff can use.
+var _ interface {
+	bff.Store
+	bff.Indexer
+	bff.Watcher
+	bff.EndLog
+	bff.Rememberer
+} = (*redisstore.Store)(nil)
+
+// suite runs storetest against stores on one deployment, two handles each,
+// which is emptied before.
 func suite(t *testing.T, url string, keys int, nodes ...*testserver.Redis) {
+	handle := func(t *testing.T) storetest.Store { return open(t, url, redisstore.Options{}) }
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		for _, node := range nodes {
 			node.Must("FLUSHALL")
 		}
-		return open(t, url, redisstore.Options{})
-	}, storetest.Options{Keys: keys})
+		return handle(t)
+	}, storetest.Options{
+		Want:   storetest.Indexer | storetest.Watcher | storetest.EndLog | storetest.Rememberer,
+		Second: func(t *testing.T, _ storetest.Store) storetest.Store { return handle(t) },
+		Keys:   keys,
+	})
 }
 
 func TestSingle(t *testing.T) {
 	for _, server := range servers {
 		t.Run(server, func(t *testing.T) {
+			t.Parallel() // it waits most of the time
 			r := testserver.StartRedis(t, server)
 			suite(t, single(r), 50_000, r)
 		})
@@ -57,6 +73,7 @@ func TestSingle(t *testing.T) {
 func TestCluster(t *testing.T) {
 	for _, server := range servers {
 		t.Run(server, func(t *testing.T) {
+			t.Parallel() // it waits most of the time
 			c := testserver.StartCluster(t, server, 3, false)
 			suite(t, clustered(c), 20_000, c.Masters...)
 		})
@@ -66,6 +83,7 @@ func TestCluster(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	for _, server := range servers {
 		t.Run(server, func(t *testing.T) {
+			t.Parallel() // it waits most of the time
 			s := testserver.StartSentinel(t, server)
 			suite(t, watched(s), 20_000, s.Nodes[0])
 		})

@@ -309,10 +309,8 @@ func TestWatchSentinelFailover(t *testing.T) {
 	old := sentinel.Master()
 	sentinel.Sentinels[0].Must("SENTINEL", "FAILOVER", sentinel.Name)
 	w.ends()
-	testserver.Eventually(t, "another master", func() error {
-		if sentinel.Master() == old {
-			return errors.New("it is the old one")
-		}
+	sentinel.AwaitFailover(old)
+	testserver.Eventually(t, "the store", func() error {
 		_, err := s.Create(within(t, patience), fmt.Sprintf("s%d", time.Now().UnixNano()), nil, far, far)
 		return err
 	})
