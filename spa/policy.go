@@ -141,7 +141,7 @@ func formTarget(s string) (string, error) {
 		return "", fmt.Errorf("%q is not an absolute URL", s)
 	}
 	origin := strings.ToLower(u.Scheme + "://" + u.Host)
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) || !isHost(origin) {
+	if !isHost(origin) {
 		return "", fmt.Errorf("%q is not https with a host name, which is what a policy can say", s)
 	}
 	return origin, nil

@@ -129,13 +129,14 @@ func TestSourcesRefused(t *testing.T) {
 // The caller's options are not changed, nor read after the start.
 func TestOptionsAreCopied(t *testing.T) {
 	list := []string{"https://a.example", "https://b.example"}
-	opts := spa.Options{Sources: map[string][]string{"form-action": list[:1]}, EndSession: "https://login.example.com", Logger: slog.New(slog.DiscardHandler)}
+	scripts := []string{"'sha256-AAAA'", "https://a.example"}
+	opts := spa.Options{Sources: map[string][]string{"form-action": list[:1], "script-src": scripts}, EndSession: "https://login.example.com", Logger: slog.New(slog.DiscardHandler)}
 	h := newHandler(t, site(), opts)
 	dev, err := spa.Dev("http://localhost:1", opts)
 	if err != nil || dev == nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(list, []string{"https://a.example", "https://b.example"}) || len(opts.Sources) != 1 {
+	if !slices.Equal(list, []string{"https://a.example", "https://b.example"}) || !slices.Equal(scripts, []string{"'sha256-AAAA'", "https://a.example"}) || len(opts.Sources) != 2 {
 		t.Errorf("the caller's sources became %q", opts.Sources)
 	}
 	list[0] = "https://c.example"
