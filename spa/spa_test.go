@@ -393,6 +393,17 @@ func TestOptionErrors(t *testing.T) {
 	}
 }
 
+// A mistake in one option does not make others look like mistakes.
+func TestOnlyMistakes(t *testing.T) {
+	_, err := spa.Handler(index("<base href=/><script>x</script>"), spa.Options{
+		HashInline: true,
+		Sources:    map[string][]string{"base-uri": {"'self'"}, "img-src": {"*"}},
+	})
+	if err == nil || !strings.HasPrefix(err.Error(), `spa: Options.Sources: img-src: "*"`) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Handler says %v, want that img-src is wrong and nothing else", err)
+	}
+}
+
 func TestOptionsBecomeHeaders(t *testing.T) {
 	h := newHandler(t, site(), spa.Options{
 		ReferrerPolicy: "strict-origin",
