@@ -140,7 +140,7 @@ func refuses(r *http.Request) string {
 		}
 	}
 	switch r.Header.Get("Sec-Fetch-Site") {
-	case "", "same-origin", "none":
+	case "", "same-origin":
 	default:
 		if r.Header.Get("Sec-Fetch-Mode") != "navigate" {
 			return "The request came from a page of another origin."

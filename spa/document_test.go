@@ -106,6 +106,11 @@ func TestHashInline(t *testing.T) {
 	if csp["style-src"] != "'self' 'unsafe-inline'" || !strings.Contains(csp["script-src"], "sha256") {
 		t.Errorf("the policy is %q", csp)
 	}
+	h = newHandler(t, index(html), spa.Options{HashInline: true, InsecureSources: map[string][]string{"script-src": {"'unsafe-inline'"}}})
+	csp = split(t, do(h, "GET", "/", navigation...).Header.Get("Content-Security-Policy"))
+	if csp["script-src"] != "'self' 'unsafe-inline'" || !strings.Contains(csp["style-src"], "sha256") {
+		t.Errorf("the policy is %q", csp)
+	}
 	// Both at once: the nonce for some, hashes for the others.
 	h = newHandler(t, index(`<script nonce="__CSP_NONCE__">a</script><script>b</script>`), spa.Options{HashInline: true, Nonce: "__CSP_NONCE__"})
 	csp = split(t, do(h, "GET", "/", navigation...).Header.Get("Content-Security-Policy"))
@@ -156,13 +161,13 @@ func TestIndexProblems(t *testing.T) {
 		{"base-target", `<base target="_blank">`, spa.Options{}, ""},
 		{"strict-dynamic", `<script src=/x.js></script><i nonce=` + nonce + `>`, spa.Options{Nonce: nonce, Sources: map[string][]string{"script-src": {"'strict-dynamic'"}}}, "without the nonce"},
 		{"strict-dynamic-nonce", `<script src=/x.js nonce=` + nonce + `></script>`, spa.Options{Nonce: nonce, Sources: map[string][]string{"script-src": {"'strict-dynamic'"}}}, ""},
-		{"commented", "<!-- <script>x</script> --><!--><!---><p>", spa.Options{}, ""},
+		{"commented", "<!-- > <script>x</script> --><!--><!---><p>", spa.Options{}, ""},
 		{"comment-ends-early", "<!--><script>x</script> -->", spa.Options{}, "an inline script"},
 		{"comment-ends-oddly", "<!-- --!><script>x</script>", spa.Options{}, "an inline script"},
 		{"in-title", "<title><script>x</script></title>", spa.Options{}, ""},
 		{"in-attribute", `<p title='<script>x</script>'>`, spa.Options{}, ""},
 		{"odd-attributes", `<p =x a=b>c / d = "e>f" g><script>x</script>`, spa.Options{}, "an inline script"},
-		{"first-attribute-counts", `<script src=x.js src>x</script>`, spa.Options{}, ""},
+		{"first-attribute-counts", `<script nonce=` + nonce + ` nonce=x>x</script>`, spa.Options{Nonce: nonce}, ""},
 		{"less-than", "a < b <3 <script>x</script>", spa.Options{}, "an inline script"},
 		{"cut-off", "<script", spa.Options{}, ""},
 		{"cut-off-comment", "<!-- <script>x</script>", spa.Options{}, ""},

@@ -243,7 +243,8 @@ func readUpTo(r io.Reader, size, limit int64) ([]byte, error) {
 }
 
 // etag returns a digest of f's content, made once for each state of the file.
-// A larger file has none, and goes by its time.
+// f is then anywhere: ServeContent seeks. A larger file has no ETag, and goes by
+// its time.
 func (h *handler) etag(name string, f *file) (string, error) {
 	if f.size > maxRead {
 		return "", nil
@@ -251,9 +252,6 @@ func (h *handler) etag(name string, f *file) (string, error) {
 	return h.etags.get(name, f.size, f.modified, func() (string, error) {
 		digest := sha256.New()
 		if _, err := io.Copy(digest, f.ReadSeeker); err != nil {
-			return "", err
-		}
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return "", err
 		}
 		return `"` + base64.RawURLEncoding.EncodeToString(digest.Sum(nil)[:16]) + `"`, nil

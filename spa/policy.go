@@ -103,7 +103,7 @@ func newPolicy(opts Options) (policy, error) {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return policy{}, err
+		return policy{sources: p.sources}, err
 	}
 	var rest []string
 	for _, d := range directives {
@@ -141,7 +141,9 @@ func formTarget(s string) (string, error) {
 		return "", fmt.Errorf("%q is not an absolute URL", s)
 	}
 	origin := strings.ToLower(u.Scheme + "://" + u.Host)
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) || !isHost(origin) {
+	// Whether plain http will do is decided where the issuer is named.
+	rest, ok := cutScheme(origin, "https", "http")
+	if !ok || !hostSource.MatchString(rest) || strings.HasPrefix(rest, "*") {
 		return "", fmt.Errorf("%q is not https with a host name, which is what a policy can say", s)
 	}
 	return origin, nil

@@ -53,6 +53,7 @@ func TestSources(t *testing.T) {
 		{"end-session", spa.Options{EndSession: "https://LOGIN.example.com:8443/oidc/logout?x=y#z"}, "form-action", "'self' https://login.example.com:8443"},
 		{"end-session-origin", spa.Options{EndSession: "https://login.example.com"}, "form-action", "'self' https://login.example.com"},
 		{"end-session-loopback", spa.Options{EndSession: "http://127.0.0.1:9000/end"}, "form-action", "'self' http://127.0.0.1:9000"},
+		{"end-session-in-a-test-network", spa.Options{EndSession: "http://issuer:9000/end"}, "form-action", "'self' http://issuer:9000"},
 		{"end-session-and-more", spa.Options{EndSession: "https://login.example.com", Sources: map[string][]string{"form-action": {"https://b.example", "https://login.example.com"}}}, "form-action", "'self' https://b.example https://login.example.com"},
 		{"trusted-types", spa.Options{Sources: map[string][]string{"require-trusted-types-for": {"'script'"}}}, "require-trusted-types-for", "'script'"},
 		{"trusted-type-names", spa.Options{Sources: map[string][]string{"trusted-types": {"default", "dompurify"}}}, "trusted-types", "default dompurify"},
@@ -119,7 +120,7 @@ func TestSourcesRefused(t *testing.T) {
 			t.Errorf("InsecureSources: %q is accepted", source)
 		}
 	}
-	for _, u := range []string{"login.example.com", "/logout", "http://login.example.com", "ftp://x.example", "https://", "https://[::1]:9000", "https://u:p@x.example", "https://x.example;y", "https://*.example.com/\r\n", "javascript:alert(1)", "https://a.example b"} {
+	for _, u := range []string{"login.example.com", "/logout", "ftp://x.example", "https://", "https://*.example.com", "https://[::1]:9000", "https://u:p@x.example", "https://x.example;y", "https://*.example.com/\r\n", "javascript:alert(1)", "https://a.example b"} {
 		if _, err := spa.Handler(site(), spa.Options{EndSession: u}); err == nil {
 			t.Errorf("EndSession %q is accepted", u)
 		}
@@ -129,13 +130,14 @@ func TestSourcesRefused(t *testing.T) {
 // The caller's options are not changed, nor read after the start.
 func TestOptionsAreCopied(t *testing.T) {
 	list := []string{"https://a.example", "https://b.example"}
-	opts := spa.Options{Sources: map[string][]string{"form-action": list[:1]}, EndSession: "https://login.example.com", Logger: slog.New(slog.DiscardHandler)}
+	scripts := []string{"'sha256-AAAA'", "https://a.example"}
+	opts := spa.Options{Sources: map[string][]string{"form-action": list[:1], "script-src": scripts}, EndSession: "https://login.example.com", Logger: slog.New(slog.DiscardHandler)}
 	h := newHandler(t, site(), opts)
 	dev, err := spa.Dev("http://localhost:1", opts)
 	if err != nil || dev == nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(list, []string{"https://a.example", "https://b.example"}) || len(opts.Sources) != 1 {
+	if !slices.Equal(list, []string{"https://a.example", "https://b.example"}) || !slices.Equal(scripts, []string{"'sha256-AAAA'", "https://a.example"}) || len(opts.Sources) != 2 {
 		t.Errorf("the caller's sources became %q", opts.Sources)
 	}
 	list[0] = "https://c.example"

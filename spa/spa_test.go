@@ -30,7 +30,7 @@ func site() fstest.MapFS {
 		"assets/index-QAG6_MKV.js":        {Data: []byte("console.log('index')")},
 		"assets/index-BizvCfMX.css":       {Data: []byte("body{}")},
 		"app.js":                          {Data: []byte("console.log('app')")},
-		"app.js.br":                       {Data: []byte("brotli")},
+		"app.js.br":                       {Data: []byte("brotli, 18 bytes..")},
 		"app.js.gz":                       {Data: []byte("gzip.")},
 		"favicon.svg":                     {Data: []byte("<svg/>")},
 		"video.mp4":                       {Data: []byte("0123456789")},
@@ -43,6 +43,7 @@ func site() fstest.MapFS {
 		".well-known/.hidden":             {Data: []byte("SECRET=1")},
 		"assets/deep/sub/thing.json":      {Data: []byte("{}")},
 		"downloads/report.pdf":            {Data: []byte("%PDF")},
+		"downloads/a\\b.txt":              {Data: []byte("SECRET=1")},
 		"downloads/con:stream":            {Data: []byte("SECRET=1")},
 		"downloads/report\\..\\x.txt":     {Data: []byte("SECRET=1")},
 		"downloads/line\nbreak.txt":       {Data: []byte("SECRET=1")},
@@ -195,7 +196,7 @@ func TestPaths(t *testing.T) {
 	// No file, but perhaps a route.
 	for _, target := range []string{
 		"//app.js", "/assets//index-QAG6_MKV.js", "/app.js/", "/assets%2findex-QAG6_MKV.js", "/assets%2Findex-QAG6_MKV.js", "/assets%5Cindex-QAG6_MKV.js",
-		"/app.js%00", "/app.js%0a", "/downloads/con:stream", "/downloads/con%3Astream", "/downloads/line%0Abreak.txt", "/app.js;x", "/app.js%3b", "/%ff",
+		"/app.js%00", "/app.js%0a", "/downloads/con:stream", "/downloads/a%5Cb.txt", "/downloads/a\\b.txt", "/downloads/con%3Astream", "/downloads/line%0Abreak.txt", "/app.js;x", "/app.js%3b", "/%ff",
 	} {
 		if res := do(h, "GET", target, plainClient...); res.StatusCode != 404 {
 			t.Errorf("GET %s by a script = %d %q, want 404", target, res.StatusCode, body(t, res))
@@ -389,6 +390,17 @@ func TestOptionErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A mistake in one option does not make others look like mistakes.
+func TestOnlyMistakes(t *testing.T) {
+	_, err := spa.Handler(index("<base href=/><script>x</script>"), spa.Options{
+		HashInline: true,
+		Sources:    map[string][]string{"base-uri": {"'self'"}, "img-src": {"*"}},
+	})
+	if err == nil || !strings.HasPrefix(err.Error(), `spa: Options.Sources: img-src: "*"`) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Handler says %v, want that img-src is wrong and nothing else", err)
 	}
 }
 

@@ -51,13 +51,18 @@ func configure(ctx context.Context, getenv func(string) string) (*gateway, error
 			e.fail("BFF_UPSTREAM", inEnvironment(err))
 		}
 	}
-	if dir := getenv("BFF_SPA_DIR"); dir != "" {
-		if gw.files, err = openSPA(dir); err != nil {
-			e.fail("BFF_SPA_DIR", err)
-		}
+	issuer := cfg.Issuer
+	if issuer == "" {
+		issuer = bff.AgglestoneIssuer(cfg.TenantID)
 	}
 	if gw.auth, err = bff.New(ctx, cfg); err != nil {
 		e.errs = append(e.errs, inEnvironment(err))
+		issuer = "" // it may be what is wrong
+	}
+	if dir := getenv("BFF_SPA_DIR"); dir != "" {
+		if gw.site, err = openSPA(dir, issuer, getenv("BFF_SPA_SOURCES")); err != nil {
+			e.fail("BFF_SPA_DIR", err)
+		}
 	}
 	return gw, errors.Join(e.errs...)
 }

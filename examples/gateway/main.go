@@ -41,6 +41,9 @@ The environment configures it; in brackets is what holds without:
                        prefix stripped                 (no API)
   BFF_SPA_DIR          directory served at /. What is no file there and was
                        navigated to gets index.html    (nothing)
+  BFF_SPA_SOURCES      what its pages may use besides this site, as in a
+                       Content-Security-Policy: img-src https://img.example.com;
+                       style-src-attr 'unsafe-inline'  (nothing)
   BFF_IDLE_TIMEOUT     a session ends this long after its last request  (1h)
   BFF_MAX_LIFETIME     a session ends this long after the sign-in       (12h)
   BFF_REFRESH_MARGIN   an access token is refreshed this long before its end
@@ -50,7 +53,8 @@ The environment configures it; in brackets is what holds without:
                        cookies and tokens then travel in the clear
 
 Durations are written like 90s or 1h30m. Files of BFF_SPA_DIR are served with a
-Content-Security-Policy of default-src 'self', and no hidden ones.
+Content-Security-Policy of default-src 'self', inline scripts and styles by their
+hashes, and no hidden ones. Those whose names have a hash are cached for a year.
 
 Beside /login, /logout and /auth/… there are:
 
@@ -97,7 +101,7 @@ type gateway struct {
 	auth       *bff.BFF
 	closeStore func() error
 	upstream   bff.Upstream // none without URL
-	files      *os.Root     // nil: none
+	site       http.Handler // nil: none
 }
 
 // handler returns what the gateway serves.
@@ -109,8 +113,8 @@ func (gw *gateway) handler() http.Handler {
 	if gw.upstream.URL != "" {
 		mux.Handle("/api/", gw.auth.Proxy(gw.upstream))
 	}
-	if gw.files != nil {
-		mux.Handle("/", spa(gw.files))
+	if gw.site != nil {
+		mux.Handle("/", gw.site)
 	}
 	return gw.auth.Routes(mux)
 }

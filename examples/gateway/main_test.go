@@ -73,7 +73,7 @@ func TestHelp(t *testing.T) {
 		if code != 0 || errs != "" {
 			t.Errorf("%s: exit %d, stderr %q", arg, code, errs)
 		}
-		for _, want := range append(variables, "127.0.0.1:4180", "GET /whoami", "GET /healthz", "GET /readyz", "openssl rand -base64 32") {
+		for _, want := range append(variables, "127.0.0.1:4180", "GET /whoami", "GET /healthz", "GET /readyz", "BFF_SPA_SOURCES", "openssl rand -base64 32") {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s doesn't mention %s", arg, want)
 			}
@@ -87,6 +87,10 @@ func TestHelp(t *testing.T) {
 // Every mistake is listed, under the name that the operator gave it, in one go.
 func TestBadEnvironment(t *testing.T) {
 	good := []string{"BFF_ISSUER=https://login.example.com", "BFF_CLIENT_ID=shop"}
+	blocked := t.TempDir()
+	if err := os.WriteFile(filepath.Join(blocked, "index.html"), []byte("<!doctype html>\n<base href=/>"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		env  []string
@@ -126,6 +130,13 @@ func TestBadEnvironment(t *testing.T) {
 		{
 			name: "no-keys-off-loopback", env: append(good, "BFF_REDIRECT_URL=https://app.example.com/auth/callback"),
 			want: []string{"BFF_KEYS: is empty"},
+		},
+		{
+			name: "blocked-by-the-policy", env: append(good, "BFF_SPA_DIR="+blocked, "BFF_SPA_SOURCES=img-src *; images https://a.example"),
+			want: []string{
+				`BFF_SPA_DIR: BFF_SPA_SOURCES: "images" is not a directive`, `BFF_SPA_DIR: BFF_SPA_SOURCES: img-src: "*" is not admitted`,
+				`BFF_SPA_DIR: index.html: line 2: a base element, which the policy blocks; add 'self' to BFF_SPA_SOURCES["base-uri"]`,
+			},
 		},
 		{
 			name: "a-key-twice", env: append(good, "BFF_KEYS="+key+","+key), want: []string{"BFF_KEYS[1]: is the same as BFF_KEYS[0]"},
@@ -393,7 +404,7 @@ func newSPA(t *testing.T) string {
 // The application's own paths are for those who navigate; all others hear the
 // truth.
 func TestSPA(t *testing.T) {
-	s := start(t, "BFF_TENANT_ID=tenant-1", "BFF_SPA_DIR="+newSPA(t))
+	s := start(t, "BFF_TENANT_ID=tenant-1", "BFF_SPA_DIR="+newSPA(t), "BFF_SPA_SOURCES=img-src https://a.example https://b.example; ; base-uri 'self'")
 	page := http.Header{"Sec-Fetch-Mode": {"navigate"}, "Sec-Fetch-Dest": {"document"}, "Accept": {"text/html"}}
 	old := http.Header{"Accept": {"text/html,*/*"}}
 	script := http.Header{"Sec-Fetch-Mode": {"cors"}, "Accept": {"text/html"}}
@@ -417,7 +428,7 @@ func TestSPA(t *testing.T) {
 		{"GET", "/docs/", nil, 404, "not found"},
 		{"GET", "/auth/nothing", script, 404, "not found"},
 		{"GET", "/.env", nil, 404, "not found"},
-		{"GET", "/.env", page, 200, "the application"},
+		{"GET", "/.env", page, 404, "not found"},
 		{"GET", "/.git/config", nil, 404, "not found"},
 		{"GET", "/link", nil, 404, "not found"},
 		{"GET", "/%2e%2e/outside", nil, 404, "not found"},
@@ -441,8 +452,10 @@ func TestSPA(t *testing.T) {
 		if res.StatusCode != c.status || !strings.Contains(string(body), c.body) || strings.Contains(string(body), "hidden") {
 			t.Errorf("%s %s with %v = %d %q, want %d %q", c.method, c.path, c.header, res.StatusCode, body, c.status, c.body)
 		}
-		if c.status == 200 && !strings.HasPrefix(res.Header.Get("Content-Security-Policy"), "default-src 'self'") {
-			t.Errorf("%s %s has the policy %q", c.method, c.path, res.Header.Get("Content-Security-Policy"))
+		for _, want := range []string{"default-src 'self';", "img-src 'self' data: https://a.example https://b.example;", "base-uri 'self';", "form-action 'self' https://auth.agglestone.com;"} {
+			if policy := res.Header.Get("Content-Security-Policy"); c.status == 200 && !strings.Contains(policy, want) {
+				t.Errorf("%s %s has the policy %q, which lacks %s", c.method, c.path, policy, want)
+			}
 		}
 	}
 }
