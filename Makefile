@@ -23,6 +23,11 @@ E2E    := internal/e2e
 ISSUER := $(E2E)/issuer
 SHOTS  := $(E2E)/screenshots
 
+# Directories with a package-lock.json, and what npm notes in each when it has
+# installed what that says.
+NPM       := $(ISSUER) internal/proxytest/signalr
+INSTALLED := $(NPM:%=%/node_modules/.package-lock.json)
+
 # The modules of the workspace, as directories relative to this one, and the
 # packages that need neither browser nor issuer. Both go into a variable first:
 # a failure in $(...) on a command's own line would be overlooked by the shell.
@@ -90,7 +95,7 @@ vuln:
 		(cd "$$dir" && go run $(GOVULNCHECK) -db $(VULNDB) ./...)
 	done
 
-test-unit: ## go test -race of every package but the browser tests
+test-unit: $(INSTALLED) ## go test -race of every package but the browser tests
 	@echo "== go test -race, all modules"
 	$(UNIT)
 	go test -race -timeout $(TESTTIMEOUT) $(if $(RUN),-run '$(RUN)') $$packages
@@ -110,7 +115,7 @@ fuzz: ## every Fuzz target, FUZZTIME (5s) each
 	done
 	echo "== fuzz: $$found targets"
 
-e2e: $(ISSUER)/node_modules/.package-lock.json ## gateway, issuer and browser together
+e2e: $(INSTALLED) ## gateway, issuer and browser together
 	@echo "== end to end: oidc-provider, examples/gateway, Chromium"
 	rm -rf $(SHOTS)
 	status=0
@@ -126,9 +131,9 @@ bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
 
 # npm's own record of what it installed tells whether the lock file moved on.
-$(ISSUER)/node_modules/.package-lock.json: $(ISSUER)/package.json $(ISSUER)/package-lock.json
-	@echo "== npm ci: the issuer of the end-to-end tests"
-	cd $(ISSUER)
+$(INSTALLED): %/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	@echo "== npm ci: $*"
+	cd $*
 	npm ci --no-audit --no-fund
 	touch node_modules/.package-lock.json
 
@@ -155,8 +160,8 @@ setup: ## install what the tests need and this machine lacks (Debian packages, n
 		echo "== setup: node $$(node --version) is too old, fetching 22"
 		npm install --prefix $(E2E)/.node --no-save --no-package-lock --no-audit --no-fund "node-linux-$$arch@22"
 	fi
-	$(MAKE) $(ISSUER)/node_modules/.package-lock.json
+	$(MAKE) $(INSTALLED)
 	echo "== setup: go $$(go env GOVERSION), node $$(node --version)"
 
 clean: ## remove what the targets above left behind
-	rm -rf $(SHOTS) $(ISSUER)/node_modules $(E2E)/.node
+	rm -rf $(SHOTS) $(NPM:%=%/node_modules) $(E2E)/.node
