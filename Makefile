@@ -25,6 +25,11 @@ SHOTS    := $(E2E)/screenshots
 SPATEST  := internal/spatest
 FRONTEND := $(SPATEST)/frontend
 
+# Directories with a package-lock.json, and what npm notes in each when it has
+# installed what that says.
+NPM       := $(ISSUER) $(FRONTEND) internal/proxytest/signalr
+INSTALLED := $(NPM:%=%/node_modules/.package-lock.json)
+
 # The modules of the workspace, as directories relative to this one, and the
 # packages that need neither browser nor issuer. Both go into a variable first:
 # a failure in $(...) on a command's own line would be overlooked by the shell.
@@ -92,7 +97,7 @@ vuln:
 		(cd "$$dir" && go run $(GOVULNCHECK) -db $(VULNDB) ./...)
 	done
 
-test-unit: ## go test -race of every package but the browser tests
+test-unit: $(INSTALLED) ## go test -race of every package but the browser tests
 	@echo "== go test -race, all modules"
 	$(UNIT)
 	go test -race -timeout $(TESTTIMEOUT) $(if $(RUN),-run '$(RUN)') $$packages
@@ -112,7 +117,7 @@ fuzz: ## every Fuzz target, FUZZTIME (5s) each
 	done
 	echo "== fuzz: $$found targets"
 
-e2e: $(ISSUER)/node_modules/.package-lock.json $(FRONTEND)/node_modules/.package-lock.json ## gateway, issuer, Vite and browser together
+e2e: $(INSTALLED) ## gateway, issuer, Vite and browser together
 	@echo "== end to end: oidc-provider, examples/gateway, Chromium"
 	rm -rf $(SHOTS)
 	status=0
@@ -130,7 +135,7 @@ bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
 
 # npm's own record of what it installed tells whether the lock file moved on.
-%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+$(INSTALLED): %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@echo "== npm ci: $*"
 	cd $*
 	npm ci --no-audit --no-fund
@@ -174,8 +179,8 @@ setup: ## install what the tests need and this machine lacks (Debian packages, n
 		echo "== setup: node $$(node --version) is too old, fetching 22"
 		npm install --prefix $(E2E)/.node --no-save --no-package-lock --no-audit --no-fund "node-linux-$$arch@22"
 	fi
-	$(MAKE) $(ISSUER)/node_modules/.package-lock.json $(FRONTEND)/node_modules/.package-lock.json
+	$(MAKE) $(INSTALLED)
 	echo "== setup: go $$(go env GOVERSION), node $$(node --version)"
 
 clean: ## remove what the targets above left behind
-	rm -rf $(SHOTS) $(ISSUER)/node_modules $(FRONTEND)/node_modules $(E2E)/.node
+	rm -rf $(SHOTS) $(NPM:%=%/node_modules) $(E2E)/.node
