@@ -660,7 +660,7 @@ func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
 	if token == "" {
 		return
 	}
-	b.background(ctx, func(ctx context.Context) {
+	work := func(ctx context.Context) {
 		for pause := time.Second; ; pause *= 4 {
 			err := b.issuer.Revoke(ctx, token, hint)
 			if err == nil {
@@ -676,7 +676,10 @@ func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
 				return
 			}
 		}
-	})
+	}
+	if !b.background(ctx, work) {
+		work(ctx) // Close waits for whoever asks
+	}
 }
 
 // sleep waits for d and reports whether ctx lasted as long.

@@ -55,6 +55,9 @@ func (b *BFF) accessToken(ctx context.Context, s *Session) (Secret, time.Time, *
 	}
 	rec := s.record()
 	if !time.Now().Before(rec.head.AccessExpiry) { // check:token-expiry
+		if rec.head.Renewable { // it ran out on the way here
+			return "", time.Time{}, newProblem(IssuerUnavailable, errors.New("the access token has expired already"))
+		}
 		return "", time.Time{}, newProblem(TokenUnavailable, nil)
 	}
 	token, err := rec.access()
@@ -184,6 +187,7 @@ func judge(status int, code string) verdict {
 const (
 	doubtPause = 30 * time.Second // between two attempts that both met doubt
 	maxPause   = 30 * time.Second // between two attempts at an issuer in trouble
+	handover   = 2 * time.Second  // for the holder of a claim that ran out to store what it has
 	pollFirst  = 5 * time.Millisecond
 	pollMost   = 250 * time.Millisecond
 	pollWoken  = time.Second // where the store reports what it changes
@@ -217,6 +221,7 @@ func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 		}
 		h, now := &rec.head, time.Now()
 		if h.AccessObtained.After(r.stale) && now.Before(h.AccessExpiry) {
+			r.letGo(ctx, rec)
 			return rec, nil // somebody else did it
 		}
 		if h.Claim.Held() && !r.ranOut(h.Claim) && !r.certain(h.Claim) {
@@ -274,14 +279,15 @@ func (r *refresher) paused(h *record.Head) *Problem {
 	return p
 }
 
-// claimLength is how long a claim holds: a token request and the time to write
-// its result.
-func (b *BFF) claimLength() time.Duration { return b.cfg.IssuerTimeout + 5*time.Second }
+// claimLength is how long a claim holds: a token request, and the write that
+// claims before it and the one of its result after it.
+func (b *BFF) claimLength() time.Duration { return b.cfg.IssuerTimeout + 2*b.cfg.StoreTimeout }
 
 // attempt claims the right to spend the refresh token of rec and spends it. It
 // reports false where the record has to be read again first.
 func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem, bool) {
-	// Taken before the claim, which would run out in the queue.
+	// What may take long is done before the claim, which would run out: to
+	// queue, and to find the token endpoint.
 	select {
 	case r.b.tokenRequests <- struct{}{}:
 	case <-ctx.Done():
@@ -291,16 +297,27 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 	}
 	release := func() { <-r.b.tokenRequests }
 
+	if _, err := r.b.issuer.Metadata(ctx); err != nil {
+		release()
+		return nil, newProblem(IssuerUnavailable, err), true
+	}
 	c, err := rec.content()
 	if err != nil {
 		release()
 		return nil, newProblem(StoreUnavailable, err), true
 	}
-	claim := record.Claim{Length: r.b.claimLength(), Contested: rec.head.Claim.Contested || rec.head.Claim.Held()}
+	claim := record.Claim{Length: r.b.claimLength(), Contested: rec.head.Claim.Contested}
+	takeover := rec.head.Claim.Held() && rec.head.Claim.Holder != r.mine
+	if takeover {
+		claim.Length, claim.Contested = claim.Length+handover, true
+	}
 	rand.Read(claim.Holder[:])
 	c.head.Claim, r.mine = claim, claim.Holder
 	claimed := time.Now()
 	version, ok, problem := r.replace(ctx, rec.version, &c)
+	if ok && takeover {
+		version, ok, problem = r.handedOver(ctx, &c)
+	}
 	switch {
 	case problem != nil: // perhaps it was written: then run waits until it runs out
 		release()
@@ -308,7 +325,7 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 	case !ok: // somebody else wrote first
 		release()
 		return nil, nil, false
-	case time.Since(claimed) > claim.Length-r.b.cfg.IssuerTimeout:
+	case time.Since(claimed) > claim.Length-r.b.cfg.IssuerTimeout-r.b.cfg.StoreTimeout:
 		// Too little is left of it. As the holder we need not wait it out.
 		release()
 		r.seen, r.seenAt = claim.Holder, claimed.Add(-claim.Length)
@@ -325,6 +342,33 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 		return r.failed(ctx, version, &c, err)
 	}
 	return r.granted(ctx, version, &c, tokens, err)
+}
+
+// handedOver waits a moment after we took over a claim that ran out, and
+// reports whether it is still for us to spend the refresh token. If we can
+// write, so can the last holder, who may have been kept from it for longer than
+// its claim with the rotated token in its hands, and tries again every second.
+func (r *refresher) handedOver(ctx context.Context, c *content) (version uint64, ok bool, problem *Problem) {
+	if !sleep(ctx, handover) {
+		return 0, false, newProblem(IssuerUnavailable, ctx.Err())
+	}
+	rec, _, problem := r.b.load(ctx, &r.id, r.key)
+	if problem != nil {
+		return 0, false, problem
+	}
+	h := &rec.head
+	return rec.version, h.Claim == c.head.Claim && h.TokenID == c.head.TokenID && h.AccessObtained.Equal(c.head.AccessObtained), nil
+}
+
+// letGo gives our claim back, if rec has one that we need no more.
+func (r *refresher) letGo(ctx context.Context, rec *loaded) {
+	if !rec.head.Claim.Held() || rec.head.Claim.Holder != r.mine {
+		return
+	}
+	if c, err := rec.content(); err == nil {
+		c.head.Claim = record.Claim{}
+		r.replace(ctx, rec.version, &c) // if it isn't written, the claim runs out
+	}
 }
 
 // replace writes c if the record still has the version. After an unclear write
@@ -386,7 +430,7 @@ func (r *refresher) failed(ctx context.Context, version uint64, c *content, err 
 		}
 	case e.Kind == issuer.Answered && e.Status < 500:
 		level = slog.LevelError // invalid_client and its like: an operator must act
-	case e.Kind == issuer.Lost || e.Kind == issuer.Malformed:
+	case e.Kind != issuer.Unreachable && e.Status != http.StatusServiceUnavailable:
 		// It may have been processed, and then the next one is a replay: not
 		// while the access token still serves.
 		if c.head.AccessExpiry.After(fail.NotBefore) {
@@ -396,6 +440,9 @@ func (r *refresher) failed(ctx context.Context, version uint64, c *content, err 
 	r.log.LogAttrs(ctx, level, "refresh failed", slog.Any("err", err), slog.Time("not_before", fail.NotBefore))
 	r.b.emit(ctx, nil, Event{Kind: RefreshFailed, Subject: c.head.Subject, Session: seal.Handle(r.key), Reason: problem.Reason, Err: err})
 	problem.RetryAfter = max(time.Second, fail.NotBefore.Sub(now))
+	if c.head.Claim.Holder != r.mine { // somebody goes on from what we stored
+		return nil, problem, true
+	}
 	// Only for the pause and to let go of the claim: if it isn't written, the
 	// claim runs out.
 	c.head.Claim = record.Claim{Contested: c.head.Claim.Contested}
@@ -571,6 +618,7 @@ type writer struct {
 	content content
 	spent   string  // the refresh token that was spent
 	tokenID [8]byte // names the response in the record
+	theirs  bool    // content's claim is on the refresh token that we stored, and somebody else's
 }
 
 // write applies change to the record. When somebody else wrote in between, or
@@ -582,9 +630,15 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		next := w.content
 		change(&next)
+		if w.theirs {
+			next.head.Claim = w.content.head.Claim
+		}
 		version, ok, problem := w.replace(ctx, w.version, &next)
 		if ok {
 			w.version, w.content = version, next
+			if !w.theirs {
+				w.mine = next.head.Claim.Holder
+			}
 			return nil, nil, false
 		}
 		rec, gone, looked := w.look(ctx)
@@ -607,6 +661,12 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 				return nil, newProblem(StoreUnavailable, err), true
 			}
 			w.version, w.content = rec.version, c
+			claim := c.head.Claim
+			w.theirs = c.head.TokenID == w.tokenID && claim.Held() && claim.Holder != w.mine &&
+				(w.theirs || claim.Holder != next.head.Claim.Holder)
+			if (w.theirs || claim == next.head.Claim) && c.head.TokenID == w.tokenID && c.head.AccessObtained.Equal(next.head.AccessObtained) {
+				return nil, nil, false // it was done
+			}
 		}
 		if problem == nil {
 			problem = looked
