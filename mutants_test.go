@@ -90,6 +90,8 @@ var guards = map[string]string{
 	"refresh-azp":      "./internal/issuer:TestExpect",
 	"revoke-status":    "./internal/issuer:TestRevoke",
 
+	"issued-token-type": "./tokens:TestExchange",
+
 	"cookie-length":  "./internal/seal:TestCookieForged",
 	"cookie-mac":     "./internal/seal:TestCookieForged",
 	"record-header":  "./internal/seal:TestRecord",
@@ -111,7 +113,7 @@ var guards = map[string]string{
 
 // binaries are the tests of the packages that have checks.
 var binaries = map[string]string{
-	".": "bff.test", "./internal/issuer": "issuer.test", "./internal/seal": "seal.test", "./internal/returnto": "returnto.test",
+	".": "bff.test", "./internal/issuer": "issuer.test", "./internal/seal": "seal.test", "./internal/returnto": "returnto.test", "./tokens": "tokens.test",
 }
 
 // A proof is a test, or a row of one, that must be red when checks are off.

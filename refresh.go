@@ -107,35 +107,43 @@ type flight struct {
 // refresh joins the refresh of s's access token in this process, or starts it.
 // The token is stale if the issuer gave it at or before the given time.
 func (b *BFF) refresh(ctx context.Context, s *Session, stale time.Time) *flight {
+	return b.fly(ctx, s, stale, nil)
+}
+
+// fly is refresh, or the same for another token of the session.
+func (b *BFF) fly(ctx context.Context, s *Session, stale time.Time, want *Grant) *flight {
+	name := s.key
+	if want != nil {
+		name += "\x00" + want.Name
+	}
 	b.mu.Lock()
-	if f, ok := b.flights[s.key]; ok {
+	if f, ok := b.flights[name]; ok {
 		b.mu.Unlock()
 		return f
 	}
 	f := &flight{done: make(chan struct{})}
-	b.flights[s.key] = f
+	b.flights[name] = f
 	b.mu.Unlock()
 
-	r := &refresher{b: b, f: f, id: s.id, key: s.key, stale: stale, log: b.log.With("session", logKey(s.key))}
+	land := func() {
+		if b.cache != nil {
+			b.cache.drop(s.key) // what it knows is what was to be refreshed
+		}
+		b.mu.Lock()
+		delete(b.flights, name)
+		b.mu.Unlock()
+		close(f.done)
+	}
+	r := &refresher{b: b, f: f, id: s.id, key: s.key, stale: stale, want: want, log: b.log.With("session", logKey(s.key))}
 	started := b.background(ctx, func(ctx context.Context) {
 		f.rec, f.problem = r.run(ctx)
-		b.land(s.key, f)
+		land()
 	})
 	if !started {
 		f.problem = newProblem(IssuerUnavailable, errors.New("closed"))
-		b.land(s.key, f)
+		land()
 	}
 	return f
-}
-
-func (b *BFF) land(key string, f *flight) {
-	if b.cache != nil {
-		b.cache.drop(key) // what it knows is what was to be refreshed
-	}
-	b.mu.Lock()
-	delete(b.flights, key)
-	b.mu.Unlock()
-	close(f.done)
 }
 
 // waitFor waits until f is done, and makes its result what s knows. The wait is
@@ -200,6 +208,7 @@ type refresher struct {
 	id    seal.ID
 	key   string
 	stale time.Time // the access token of then is to be replaced
+	want  *Grant    // the token that is to be had; nil: the session's own
 	log   *slog.Logger
 
 	// What this process has itself seen of somebody else's claim.
@@ -220,7 +229,13 @@ func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 			return nil, problem
 		}
 		h, now := &rec.head, time.Now()
-		if h.AccessObtained.After(r.stale) && now.Before(h.AccessExpiry) {
+		done := h.AccessObtained.After(r.stale) && now.Before(h.AccessExpiry)
+		if r.want != nil {
+			if done, problem = r.settled(rec); problem != nil {
+				return nil, problem
+			}
+		}
+		if done {
 			r.letGo(ctx, rec)
 			return rec, nil // somebody else did it
 		}
@@ -245,7 +260,7 @@ func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 		if now.Before(h.Failure.NotBefore) {
 			return nil, r.paused(h)
 		}
-		if !h.Renewable {
+		if r.spends() && !h.Renewable || !r.spends() && !now.Before(h.AccessExpiry) {
 			return nil, newProblem(TokenUnavailable, nil)
 		}
 		if rec, problem, done := r.attempt(ctx, rec); done {
@@ -333,13 +348,20 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 	}
 	r.seen, r.seenAt = claim.Holder, claimed
 
-	spent := c.grant.RefreshToken
 	requestCtx, cancel := context.WithTimeout(ctx, r.b.cfg.IssuerTimeout)
-	tokens, err := r.b.issuer.Refresh(requestCtx, spent)
+	tokens, err := r.ask(requestCtx, &c)
 	cancel()
 	release()
-	if err != nil && tokens == nil {
-		return r.failed(ctx, version, &c, err)
+	if err != nil {
+		if problem, done := r.declined(ctx, version, &c, err); done {
+			return nil, problem, true
+		}
+		if tokens == nil {
+			return r.failed(ctx, version, &c, err)
+		}
+	}
+	if err == nil && r.want != nil {
+		return r.keep(ctx, version, &c, tokens)
 	}
 	return r.granted(ctx, version, &c, tokens, err)
 }

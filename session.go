@@ -177,6 +177,7 @@ type loaded struct {
 	head    record.Head
 	sealed  *seal.Record
 	token   atomic.Pointer[Secret] // the access token, once somebody needed it
+	others  atomic.Pointer[record.Tokens]
 }
 
 type sessionKey struct{}
@@ -343,6 +344,22 @@ func (r *loaded) grant() (record.Grant, error) {
 	return record.ParseGrant(plain)
 }
 
+func (r *loaded) tokens() (record.Tokens, error) {
+	if t := r.others.Load(); t != nil {
+		return *t, nil
+	}
+	plain, err := r.sealed.Part(nil, record.PartTokens)
+	if err != nil {
+		return nil, err
+	}
+	t, err := record.ParseTokens(plain)
+	if err != nil {
+		return nil, err
+	}
+	r.others.Store(&t)
+	return t, nil
+}
+
 // heads holds buffers for the plain text of record heads.
 var heads = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
@@ -372,6 +389,7 @@ type content struct {
 	access Secret
 	claims record.Claims
 	grant  record.Grant
+	tokens record.Tokens
 }
 
 // content opens all of r.
@@ -383,13 +401,16 @@ func (r *loaded) content() (c content, err error) {
 	if c.claims, err = r.claims(); err != nil {
 		return c, err
 	}
-	c.grant, err = r.grant()
+	if c.grant, err = r.grant(); err != nil {
+		return c, err
+	}
+	c.tokens, err = r.tokens()
 	return c, err
 }
 
 // seal returns the record value that holds c.
 func (c *content) seal(id *seal.ID) ([]byte, error) {
-	return id.Seal(c.head.Append(nil), []byte(c.access), c.claims.Append(nil), c.grant.Append(nil))
+	return id.Seal(c.head.Append(nil), []byte(c.access), c.claims.Append(nil), c.grant.Append(nil), c.tokens.Append(nil))
 }
 
 // lookUp finds the session that id names, in the cache if it may be, or in the

@@ -325,6 +325,11 @@ func (t *target) checkMethods() error {
 
 func (t *target) checkNeeds() error {
 	t.rt = newRoute(t.Options)
+	if v, ok := t.Tokens.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return fmt.Errorf("Tokens: %w", err)
+		}
+	}
 	switch t.Needs {
 	case User:
 	case UserOptional:

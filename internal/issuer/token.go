@@ -92,6 +92,7 @@ type TokenResponse struct {
 	RefreshToken string // empty if there was none
 	IDToken      string // empty if there was none
 	Scope        string // empty if there was none: what was asked for
+	IssuedType   string // of a token exchange (RFC 8693, section 2.2.1)
 
 	// Lifetime is the access token's. Zero means that it has expired, and a
 	// negative value that the issuer didn't say (RFC 6749, section 5.1).
@@ -116,6 +117,25 @@ func (c *Client) Refresh(ctx context.Context, refreshToken string) (*TokenRespon
 		_, err := conf.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
 		return err
 	})
+}
+
+// Grant makes a token request of another kind, by one request: form is its body
+// but for the client's authentication. It may fail with a response besides the
+// *Error, as Refresh does. The secrets of form are kept out of errors.
+func (c *Client) Grant(ctx context.Context, form url.Values, secrets ...string) (*TokenResponse, error) {
+	meta, err := c.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, e := c.post(ctx, "grant", meta.TokenEndpoint, form)
+	if e != nil {
+		return nil, e
+	}
+	tokens, e := readTokens("grant", t, append(secrets, c.cfg.ClientSecret))
+	if e != nil {
+		return tokens, e
+	}
+	return tokens, nil
 }
 
 // grant makes a token request. x/oauth2 sends it; we judge the answer, since
@@ -165,7 +185,7 @@ func readTokens(op string, t *trip, secrets []string) (*TokenResponse, *Error) {
 		to   *string
 	}{
 		{"refresh_token", &r.RefreshToken}, {"access_token", &r.AccessToken}, {"token_type", &tokenType},
-		{"id_token", &r.IDToken}, {"scope", &r.Scope},
+		{"id_token", &r.IDToken}, {"scope", &r.Scope}, {"issued_token_type", &r.IssuedType},
 	} {
 		value, ok := text(m[member.name])
 		if !ok { // check:token-member-type
@@ -243,23 +263,7 @@ func (c *Client) Revoke(ctx context.Context, token, hint string) error {
 	if meta.RevocationEndpoint == "" {
 		return &Error{Op: "revoke", Kind: Unreachable, Err: errors.New("no revocation_endpoint in the issuer's metadata")}
 	}
-	form := url.Values{"token": {token}, "token_type_hint": {hint}}
-	if c.cfg.AuthMethod != "client_secret_basic" {
-		form.Set("client_id", c.cfg.ClientID)
-	}
-	if c.cfg.AuthMethod == "client_secret_post" {
-		form.Set("client_secret", c.cfg.ClientSecret)
-	}
-	req, err := http.NewRequest(http.MethodPost, meta.RevocationEndpoint, strings.NewReader(form.Encode()))
-	if err != nil {
-		return &Error{Op: "revoke", Kind: Unreachable, Err: plain(err)}
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if c.cfg.AuthMethod == "client_secret_basic" {
-		// RFC 6749, section 2.3.1: both parts are form-encoded first.
-		req.SetBasicAuth(url.QueryEscape(c.cfg.ClientID), url.QueryEscape(c.cfg.ClientSecret))
-	}
-	t, e := c.do(ctx, "revoke", req)
+	t, e := c.post(ctx, "revoke", meta.RevocationEndpoint, url.Values{"token": {token}, "token_type_hint": {hint}})
 	if e != nil {
 		return e
 	}
@@ -267,4 +271,24 @@ func (c *Client) Revoke(ctx context.Context, token, hint string) error {
 		return refusal("revoke", t, []string{token, c.cfg.ClientSecret})
 	}
 	return nil
+}
+
+// post sends a form with the client's authentication (RFC 6749, section 2.3).
+func (c *Client) post(ctx context.Context, op, endpoint string, form url.Values) (*trip, *Error) {
+	if c.cfg.AuthMethod != "client_secret_basic" {
+		form.Set("client_id", c.cfg.ClientID)
+	}
+	if c.cfg.AuthMethod == "client_secret_post" {
+		form.Set("client_secret", c.cfg.ClientSecret)
+	}
+	req, err := http.NewRequest(http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, &Error{Op: op, Kind: Unreachable, Err: plain(err)}
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if c.cfg.AuthMethod == "client_secret_basic" {
+		// RFC 6749, section 2.3.1: both parts are form-encoded first.
+		req.SetBasicAuth(url.QueryEscape(c.cfg.ClientID), url.QueryEscape(c.cfg.ClientSecret))
+	}
+	return c.do(ctx, op, req)
 }

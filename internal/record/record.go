@@ -15,6 +15,7 @@ const (
 	PartAccess        // by the proxy: the access token
 	PartClaims        // by handlers that ask
 	PartGrant         // by refresh and sign-out
+	PartTokens        // by upstreams that get tokens of their own
 	Parts
 )
 
@@ -83,6 +84,18 @@ type Grant struct {
 	AuthorizedParty string
 	IssuedAt        time.Time
 	AuthTime        time.Time
+}
+
+// Tokens are access tokens besides the session's own, for some upstreams.
+type Tokens []Token
+
+// A Token is one of them, or the memory that it was refused.
+type Token struct {
+	Name      string
+	Token     string
+	Obtained  time.Time
+	Expiry    time.Time
+	NotBefore time.Time // no further attempt before it
 }
 
 // An Attempt is what a login attempt's cookie holds. State, nonce and code
@@ -208,6 +221,27 @@ func ParseGrant(b []byte) (Grant, error) {
 		AuthTime:        d.time(),
 	}
 	return g, d.end()
+}
+
+// Append appends the encoding of t to b.
+func (t Tokens) Append(b []byte) []byte {
+	b = append(b, version)
+	b = binary.AppendUvarint(b, uint64(len(t)))
+	for _, x := range t {
+		b = appendString(appendString(b, x.Name), x.Token)
+		b = appendTime(appendTime(appendTime(b, x.Obtained), x.Expiry), x.NotBefore)
+	}
+	return b
+}
+
+// ParseTokens decodes what Append encoded.
+func ParseTokens(b []byte) (Tokens, error) {
+	d := newDecoder(b)
+	var t Tokens
+	for range d.count() {
+		t = append(t, Token{Name: d.string(), Token: d.string(), Obtained: d.time(), Expiry: d.time(), NotBefore: d.time()})
+	}
+	return t, d.end()
 }
 
 // Append appends the encoding of a to b.

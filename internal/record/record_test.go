@@ -28,7 +28,13 @@ var attempt = record.Attempt{Secret: [32]byte{7}, Began: at, ReturnURL: "/x#y", 
 
 var note = record.Note{Created: at, IssuedAt: at.Add(-time.Second), Device: "Firefox on Linux", Subject: [16]byte{3, 15: 4}}
 
+var tokens = record.Tokens{{Name: "n", Token: "t", Obtained: at, Expiry: at.Add(time.Hour)}, {Name: "m", NotBefore: at}}
+
 func TestRoundTrip(t *testing.T) {
+	gotTokens, err := record.ParseTokens(tokens.Append(nil))
+	check(t, gotTokens, tokens, err)
+	gotTokens, err = record.ParseTokens(record.Tokens(nil).Append(nil))
+	check(t, gotTokens, record.Tokens(nil), err)
 	gotNote, err := record.ParseNote(note.Append(nil))
 	check(t, gotNote, note, err)
 	gotHead, err := record.ParseHead(head.Append(nil))
@@ -60,6 +66,7 @@ func TestCorrupt(t *testing.T) {
 		"head":    {head.Append(nil), func(b []byte) error { _, err := record.ParseHead(b); return err }},
 		"claims":  {claims.Append(nil), func(b []byte) error { _, err := record.ParseClaims(b); return err }},
 		"grant":   {grant.Append(nil), func(b []byte) error { _, err := record.ParseGrant(b); return err }},
+		"tokens":  {tokens.Append(nil), func(b []byte) error { _, err := record.ParseTokens(b); return err }},
 		"note":    {note.Append(nil), func(b []byte) error { _, err := record.ParseNote(b); return err }},
 		"attempt": {attempt.Append(nil), func(b []byte) error { _, err := record.ParseAttempt(b); return err }},
 	} {
@@ -85,6 +92,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(grant.Append(nil))
 	f.Add(attempt.Append(nil))
 	f.Add(note.Append(nil))
+	f.Add(tokens.Append(nil))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := record.ParseHead(b); err == nil {
@@ -100,6 +108,11 @@ func FuzzParse(f *testing.F) {
 		if n, err := record.ParseNote(b); err == nil {
 			if again, err := record.ParseNote(n.Append(nil)); err != nil || !reflect.DeepEqual(again, n) {
 				t.Errorf("note %x does not survive encoding: %v", b, err)
+			}
+		}
+		if x, err := record.ParseTokens(b); err == nil {
+			if again, err := record.ParseTokens(x.Append(nil)); err != nil || !reflect.DeepEqual(again, x) {
+				t.Errorf("tokens %x do not survive encoding: %v", b, err)
 			}
 		}
 		record.ParseClaims(b)
