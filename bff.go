@@ -457,6 +457,7 @@ func (b *BFF) Ready(ctx context.Context) error {
 // [http.Server.Shutdown]. If ctx ends first, what still runs is given up and
 // Close returns ctx's error. It never closes the Store.
 func (b *BFF) Close(ctx context.Context) error {
+	b.Drain()
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()

@@ -86,6 +86,9 @@ func (b *BFF) inSync(upTo time.Time) {
 	case was == 0: // the first proof that this watch has begun
 		c.from.Store(t)
 		c.synced.Store(t)
+		if b.caps.endLog == nil { // nobody else tells of what was missed
+			b.streams.touchedAll()
+		}
 	case t > was:
 		c.synced.Store(t)
 	}

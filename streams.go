@@ -42,6 +42,7 @@ type watched struct {
 	key     string
 	streams map[*stream]struct{}
 	due     time.Time // when it is to be looked at
+	again   bool      // something happened since it was last picked for that
 	idle    time.Time // when it idles out, as far as is known
 	end     time.Time
 }
@@ -52,6 +53,20 @@ type stream struct {
 	// tell is called when the session has changed, with what is known of it,
 	// and last when the stream is to end, with why. It returns at once.
 	tell func(streamState)
+
+	mu   sync.Mutex
+	over bool // and it was told so
+}
+
+// say tells x, one thing at a time, and nothing after its end: a look at the
+// session may still be under way then.
+func (x *stream) say(state streamState) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.over {
+		x.over = state.over
+		x.tell(state)
+	}
 }
 
 // A streamState is what a stream is told of its session.
@@ -83,7 +98,7 @@ func (b *BFF) openStream(s *Session, tell func(streamState)) (*stream, *Problem)
 		st.sessions[s.key] = w
 		st.nudge()
 	}
-	x := &stream{s, tell}
+	x := &stream{s: s, tell: tell}
 	w.streams[x] = struct{}{}
 	st.open++
 	return x, nil
@@ -112,9 +127,19 @@ func (st *streams) touched(key string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if w := st.sessions[key]; w != nil {
-		w.due = time.Now()
+		w.due, w.again = time.Now(), true
 		st.nudge()
 	}
+}
+
+// touchedAll has every session with streams looked at.
+func (st *streams) touchedAll() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, w := range st.sessions {
+		w.due, w.again = time.Now(), true
+	}
+	st.nudge()
 }
 
 func (st *streams) nudge() {
@@ -124,7 +149,7 @@ func (st *streams) nudge() {
 	}
 }
 
-// keepStreams looks after the streams until ctx ends, and then ends them.
+// keepStreams looks after the streams until ctx ends.
 func (b *BFF) keepStreams(ctx context.Context) {
 	tick := time.NewTicker(endedEvery)
 	defer tick.Stop()
@@ -135,7 +160,6 @@ func (b *BFF) keepStreams(ctx context.Context) {
 		case <-tick.C:
 			since = b.askEnded(ctx, since)
 		case <-ctx.Done():
-			b.Drain()
 			return
 		}
 		b.checkStreams(ctx)
@@ -158,20 +182,27 @@ func (b *BFF) askEnded(ctx context.Context, since time.Time) time.Time {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "the store can't tell which sessions ended", slog.Any("err", err))
 		return since
 	}
+	if since.IsZero() { // what ended up to next was not asked for
+		b.streams.touchedAll()
+	}
 	for _, key := range keys {
 		b.streams.touched(key)
 	}
 	return next
 }
 
-// checkStreams looks at the sessions that are due, many at once.
+// checkStreams looks at the sessions that are due, many at once. It takes no
+// longer than one call of the store may: what it didn't come to is looked at
+// later.
 func (b *BFF) checkStreams(ctx context.Context) {
+	ctx, cancel := b.storeContext(ctx)
+	defer cancel()
 	now := time.Now()
 	var due []*watched
 	b.streams.mu.Lock()
 	for _, w := range b.streams.sessions {
 		if !now.Before(w.due) {
-			w.due = now.Add(checkEvery)
+			w.due, w.again = now.Add(checkEvery), false
 			due = append(due, w)
 		}
 	}
@@ -199,6 +230,10 @@ func (b *BFF) check(ctx context.Context, w *watched) {
 	now := time.Now()
 	st := &b.streams
 	st.mu.Lock()
+	if st.sessions[w.key] != w { // its streams were closed meanwhile, and others may have taken its place
+		st.mu.Unlock()
+		return
+	}
 	state := streamState{idle: w.idle, end: w.end}
 	switch {
 	case problem == nil:
@@ -220,13 +255,16 @@ func (b *BFF) check(ctx context.Context, w *watched) {
 	default:
 		w.due = minTime(now.Add(checkFailed), w.end)
 	}
+	if w.again { // since the record was read, perhaps
+		w.due = now
+	}
 	tell := make([]*stream, 0, len(w.streams))
 	for x := range w.streams {
 		tell = append(tell, x)
 	}
 	st.mu.Unlock()
 	for _, x := range tell {
-		x.tell(state)
+		x.say(state)
 	}
 }
 
@@ -255,6 +293,6 @@ func (b *BFF) Drain() {
 	st.open = 0
 	st.mu.Unlock()
 	for _, x := range all {
-		x.tell(streamState{over: true})
+		x.say(streamState{over: true})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +93,12 @@ func listen(t *testing.T, a *app, b *bfftest.Browser) *flow {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
+	return listenUntil(ctx, t, a, b)
+}
+
+// listenUntil opens an events stream, which the browser leaves when ctx ends.
+func listenUntil(ctx context.Context, t *testing.T, a *app, b *bfftest.Browser) *flow {
+	t.Helper()
 	r := httptest.NewRequestWithContext(ctx, "GET", "/auth/events", nil)
 	r.AddCookie(sessionCookie(t, b))
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
@@ -211,6 +218,46 @@ func TestStreamsOutliveABrokenStore(t *testing.T) {
 	})
 }
 
+// A store that hangs doesn't keep many streams open for long after the end of
+// their sessions' lifetime.
+func TestManyStreamsAndAHangingStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hangingStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, MaxLifetime: 30 * time.Minute, IdleTimeout: 30 * time.Minute}})
+		var flows []*flow
+		for range 320 {
+			flows = append(flows, listen(t, a, a.signIn("alice")))
+		}
+		time.Sleep(20 * time.Minute)
+		store.hangs.Store(true)
+		time.Sleep(10*time.Minute + 10*time.Second)
+		synctest.Wait()
+		open := 0
+		for _, f := range flows {
+			if !f.ended() {
+				open++
+			}
+		}
+		if open > 0 {
+			t.Errorf("%d streams are open 10 seconds after the end of their sessions", open)
+		}
+	})
+}
+
+// A hangingStore answers no load, on demand.
+type hangingStore struct {
+	*memstore.Store
+	hangs atomic.Bool
+}
+
+func (s *hangingStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, 0, time.Time{}, false, ctx.Err()
+	}
+	return s.Store.Load(ctx, key)
+}
+
 // Streams are bounded per session, and a shutdown tells browsers to come back.
 func TestStreamsBoundedAndDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -251,5 +298,180 @@ func TestEventsProveTheirOrigin(t *testing.T) {
 	}
 	if r := a.browser().Fetch("GET", "/auth/events", nil, nil); r.Status != 401 {
 		t.Errorf("nobody: %v", r)
+	}
+}
+
+// A pausedStore holds up one load of a session's record, on demand.
+type pausedStore struct {
+	*memstore.Store
+	mu            sync.Mutex
+	before, after chan struct{} // not nil: the next load waits for it to be closed
+}
+
+func (s *pausedStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+	if key[0] != 's' {
+		return s.Store.Load(ctx, key)
+	}
+	s.mu.Lock()
+	before, after := s.before, s.after
+	s.before, s.after = nil, nil
+	s.mu.Unlock()
+	if before != nil {
+		<-before
+	}
+	v, n, e, ok, err := s.Store.Load(ctx, key)
+	if after != nil {
+		<-after
+	}
+	return v, n, e, ok, err
+}
+
+// hold has the next load wait, before or after it reads, until release is
+// called.
+func (s *pausedStore) hold(before bool) (release func()) {
+	pause := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before {
+		s.before = pause
+	} else {
+		s.after = pause
+	}
+	return func() { close(pause) }
+}
+
+// watchOnly is a store that reports changes and keeps no list of what ended.
+func watchOnly(s interface {
+	bff.Store
+	bff.Indexer
+	bff.Watcher
+}) bff.Store {
+	return struct {
+		bff.Store
+		bff.Indexer
+		bff.Watcher
+	}{s, s, s}
+}
+
+// A session that ends while it is being looked at, after its record was read,
+// is looked at again.
+func TestStreamIsLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &pausedStore{Store: memstore.New(memstore.Options{})}
+		iss, key := bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+		a := newApp(t, setup{at: iss, config: bff.Config{Store: watchOnly(store), Keys: []bff.Key{key}}})
+		other := newApp(t, setup{at: iss, config: bff.Config{Store: store.Store, Keys: []bff.Key{key}}})
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(30 * time.Second)
+		release := store.hold(false)
+		time.Sleep(31 * time.Second) // the look that is due each minute has begun
+		if r := signOut(atOther(t, b, other)); r.Status != 200 {
+			t.Fatal(r)
+		}
+		synctest.Wait() // it was reported
+		release()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !f.ended() {
+			t.Error("the stream is open a second after its session ended")
+		}
+	})
+}
+
+// A stream that is opened while its session is being looked at on behalf of
+// another, which is closed meanwhile, ends with the session like any other.
+func TestStreamOpenedDuringALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &pausedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store}})
+		b := a.signIn("alice")
+		ctx, leave := context.WithCancel(t.Context())
+		first := listenUntil(ctx, t, a, b)
+		time.Sleep(30 * time.Second)
+		release := store.hold(true)
+		time.Sleep(31 * time.Second)
+		leave()
+		synctest.Wait()
+		second := listen(t, a, b)
+		synctest.Wait()
+		if !first.ended() || second.ended() {
+			t.Fatalf("the first stream has ended: %v, the second: %v", first.ended(), second.ended())
+		}
+		signOut(b)
+		release()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !second.ended() {
+			t.Error("the second stream is open a second after its session ended")
+		}
+	})
+}
+
+// Where only a list of what ended tells, a session that ends right after the
+// first stream was opened, before the list was asked for the first time, is
+// not missed.
+func TestStreamEndsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New(memstore.Options{})
+		iss, key := bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+		logged := struct {
+			bff.Store
+			bff.Indexer
+			bff.EndLog
+		}{s, s, s}
+		a := newApp(t, setup{at: iss, config: bff.Config{Store: logged, Keys: []bff.Key{key}}})
+		other := newApp(t, setup{at: iss, config: bff.Config{Store: s, Keys: []bff.Key{key}}})
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(300 * time.Millisecond)
+		signOut(atOther(t, b, other))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !f.ended() {
+			t.Error("the stream is open a second after its session ended")
+		}
+	})
+}
+
+// Where only reports tell, what was not reported while the connection was down
+// is found when it is back.
+func TestStreamsAfterLostReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newRemoteStore()
+		iss, key := bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+		a := newApp(t, setup{at: iss, config: bff.Config{Store: watchOnly(store), Keys: []bff.Key{key}}})
+		other := newApp(t, setup{at: iss, config: bff.Config{Store: plainStore{store.Store}, Keys: []bff.Key{key}}})
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(2 * time.Second)
+		signOut(atOther(t, b, other)) // at the store itself: it isn't reported
+		store.cut()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !f.ended() {
+			t.Error("the stream is open a second after reports were lost and came back")
+		}
+	})
+}
+
+// After Close no stream begins that nobody would look after, whether there were
+// any before or not.
+func TestNoStreamAfterClose(t *testing.T) {
+	a := newApp(t, setup{})
+	b := a.signIn("alice")
+	if err := a.auth.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	f := listenUntil(ctx, t, a, b)
+	select {
+	case <-f.done:
+		if f.status != 503 {
+			t.Errorf("status %d, want 503", f.status)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the stream goes on")
 	}
 }
