@@ -16,11 +16,11 @@ func text(t *testing.T, file string) string {
 	return string(b)
 }
 
-// What README.md shows is the code of example_test.go, but for spaces. (That
-// for gin is in internal/routers.)
+// What README.md shows is the code of example_test.go, here or in spa, but for
+// spaces. (That for gin is in internal/routers.)
 func TestREADMEIsTrue(t *testing.T) {
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
-	code := words(text(t, "example_test.go"))
+	code := words(text(t, "example_test.go") + text(t, "spa/example_test.go"))
 	blocks := strings.Split(text(t, "README.md"), "```go\n")[1:]
 	for _, b := range blocks {
 		b, _, _ = strings.Cut(b, "```")

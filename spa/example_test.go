@@ -28,9 +28,9 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	site, err := spa.Handler(files, opts)
+	site, err := spa.Handler(files, opts) // an embed.FS, or os.OpenRoot("dist") and its FS
 	if os.Getenv("DEV") != "" {
-		site, err = spa.Dev("http://localhost:5173", opts)
+		site, err = spa.Dev("http://localhost:5173", opts) // Vite, its hot reloading included
 	}
 	if err != nil {
 		log.Fatal(err)

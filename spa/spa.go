@@ -6,10 +6,15 @@
 //	var dist embed.FS
 //
 //	func main() {
+//		keys, err := bff.ParseKeys(os.Getenv("BFF_KEYS"))
+//		if err != nil {
+//			log.Fatal(err)
+//		}
 //		auth, err := bff.New(context.Background(), bff.Config{
 //			Issuer:      "https://login.example.com",
 //			ClientID:    "shop",
 //			RedirectURL: "https://shop.example.com/auth/callback",
+//			Keys:        keys,
 //		})
 //		if err != nil {
 //			log.Fatal(err)
@@ -51,8 +56,8 @@
 // their content, so that replicas agree on it. If app.js.br or app.js.gz lies
 // beside app.js, it is sent to who accepts it.
 //
-// Behind [bff.BFF.Protect], whose answers are no-store, files may be kept by the
-// browser and by no cache on the way.
+// Behind Protect of package bff, whose answers are no-store, files may be kept
+// by the browser and by no cache on the way.
 //
 // # Headers
 //

@@ -24,6 +24,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/spa"
 )
 
 func main() {
@@ -66,8 +67,12 @@ func run(ctx context.Context, addr string, out io.Writer) error {
 
 	// What the application serves: its pages, one that only administrators may
 	// see, and the API, to which the proxy adds the user's access token.
+	site, err := pages(iss.URL())
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
-	mux.Handle("/", pages())
+	mux.Handle("/", site)
 	mux.Handle("GET /admin", auth.ProtectFunc(admin, bff.RequireGroup("Admin")))
 	users := auth.Proxy(bff.Upstream{URL: iss.UsersURL(), StripPrefix: "/api/users"})
 	mux.Handle("/api/users", users)
@@ -125,23 +130,11 @@ func admin(w http.ResponseWriter, r *http.Request) {
 var static embed.FS
 
 // pages serves the files in static. The policy lets them load and call nothing
-// but this server. A form that posts to /logout, which sign-out in here does
-// not need, would have to add the issuer's origin to form-action.
-func pages() http.Handler {
+// but this server, and a form that signs out go on to the issuer.
+func pages(issuer string) (http.Handler, error) {
 	files, err := fs.Sub(static, "static")
 	if err != nil {
-		panic(err) // it is embedded above
+		return nil, err
 	}
-	next := http.FileServerFS(files)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
-			"img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'")
-		h.Set("Cache-Control", "no-cache")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("X-Content-Type-Options", "nosniff")
-		next.ServeHTTP(w, r)
-	})
+	return spa.Handler(files, spa.Options{EndSession: issuer})
 }
