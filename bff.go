@@ -383,6 +383,8 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "sessions live in this process: a restart ends them and a second replica does not see them")
 	} else {
 		b.store = cfg.Store
+	}
+	if _, ok := b.store.(*memstore.Store); !ok {
 		b.storeTimeout = cfg.StoreTimeout
 	}
 	b.caps = capabilitiesOf(b.store)

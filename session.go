@@ -175,7 +175,7 @@ type Session struct {
 type loaded struct {
 	version uint64
 	head    record.Head
-	sealed  *seal.Record
+	sealed  seal.Record
 	token   atomic.Pointer[Secret] // the access token, once somebody needed it
 	others  atomic.Pointer[record.Tokens]
 }
@@ -365,22 +365,22 @@ var heads = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
 // open reads a record's value.
 func open(id *seal.ID, key string, value []byte, version uint64) (*loaded, error) {
-	sealed, err := id.Open(key, value, record.Parts)
-	if err != nil {
+	rec := &loaded{version: version}
+	var err error
+	if rec.sealed, err = id.Open(key, value, record.Parts); err != nil {
 		return nil, err
 	}
 	buf := heads.Get().(*[]byte)
 	defer heads.Put(buf)
-	plain, err := sealed.Part((*buf)[:0], record.PartHead)
+	plain, err := rec.sealed.Part((*buf)[:0], record.PartHead)
 	if err != nil {
 		return nil, err
 	}
 	*buf = plain[:0]
-	head, err := record.ParseHead(plain)
-	if err != nil {
+	if rec.head, err = record.ParseHead(plain); err != nil {
 		return nil, err
 	}
-	return &loaded{version: version, head: head, sealed: sealed}, nil
+	return rec, nil
 }
 
 // A content is a whole record, to be changed and written.

@@ -285,40 +285,48 @@ func additionalData(recordKey string, parts int) []byte {
 // concurrent use.
 type Record struct {
 	aead  cipher.AEAD
-	nonce [nonceSize]byte
 	ad    []byte
-	parts [maxParts][]byte
+	parts [maxParts]sealedPart
+}
+
+// A sealedPart has its own copy of the nonce, since the cipher's interface
+// would move one made for each call to the heap.
+type sealedPart struct {
+	sealed []byte
+	nonce  [nonceSize]byte
 }
 
 // Open reads a sealed record of n parts. It opens none of them.
-func (id *ID) Open(recordKey string, value []byte, n int) (*Record, error) {
+func (id *ID) Open(recordKey string, value []byte, n int) (rec Record, err error) {
 	if n < 1 || n > maxParts || len(value) < recordHeader+4*(n-1) ||
 		value[0] != recordVersion || value[recordHeader-1] != 0 || string(value[1:5]) != string(id.key.id[:]) { // check:record-header
-		return nil, errRecord
+		return Record{}, errRecord
 	}
-	aead, err := id.aead()
-	if err != nil {
-		return nil, err
+	if rec.aead, err = id.aead(); err != nil {
+		return Record{}, err
 	}
-	rec := &Record{aead: aead, ad: additionalData(recordKey, n)}
-	copy(rec.nonce[:], value[5:])
+	rec.ad = additionalData(recordKey, n)
+	for i := range n {
+		nonce := &rec.parts[i].nonce
+		copy(nonce[:], value[5:])
+		nonce[nonceSize-1] = byte(i)
+	}
 	lengths, rest := value[recordHeader:recordHeader+4*(n-1)], value[recordHeader+4*(n-1):]
 	for i := range n - 1 {
 		size := uint64(binary.BigEndian.Uint32(lengths[4*i:]))
 		if size > uint64(len(rest)) { // check:record-length
-			return nil, errRecord
+			return Record{}, errRecord
 		}
-		rec.parts[i], rest = rest[:size], rest[size:]
+		rec.parts[i].sealed, rest = rest[:size], rest[size:]
 	}
-	rec.parts[n-1] = rest
+	rec.parts[n-1].sealed = rest
 	return rec, nil
 }
 
 // Part appends part i's plain text to dst.
 func (r *Record) Part(dst []byte, i int) ([]byte, error) {
-	nonce := r.nonce
-	nonce[nonceSize-1] = byte(i)
-	out, err := r.aead.Open(dst, nonce[:], r.parts[i], r.ad)
+	p := &r.parts[i]
+	out, err := r.aead.Open(dst, p.nonce[:], p.sealed, r.ad)
 	if err != nil {
 		return nil, errRecord
 	}
