@@ -173,7 +173,7 @@ func (rt *route) permits(r *http.Request, s *Session) *Problem {
 		if p := rt.stepUp(s); p != nil {
 			return p
 		}
-	} else if rt.maxAuthAge != nil || rt.acr != nil {
+	} else if rt.maxAuthAge != nil || rt.acr != nil { // check:step-up-anonymous
 		return newProblem(NoSession, ErrNoSession)
 	}
 	for _, check := range rt.authorize {
