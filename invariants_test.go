@@ -708,6 +708,14 @@ func TestTwoCookies(t *testing.T) {
 			t.Errorf("Cookie %.30q… = %d %v", lines, w.status, w.header)
 		}
 	}
+	// S469: no deletion on an answer that the handler may let caches keep.
+	r, _ := http.NewRequest("GET", "/optional", nil)
+	r.RequestURI = "/optional"
+	r.Header["Cookie"] = []string{good.Name + "=" + good.Value + "; " + good.Name + "=x"}
+	w := &recorder{header: http.Header{}, status: 200}
+	if a.handler.ServeHTTP(w, r); w.status != 200 || w.body.String() != "nobody" || len(w.header["Set-Cookie"]) > 0 {
+		t.Errorf("two cookies at an optional page = %d %s %v", w.status, w.body.String(), w.header)
+	}
 	// X83: names that are not quite ours.
 	for _, name := range []string{"__host-http-bff", "bff", "__Secure-bff", "\u2000__Host-Http-bff", "__Host-Http-bff ", "=__Host-Http-bff"} {
 		r, _ := http.NewRequest("GET", "/page", nil)

@@ -127,7 +127,8 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 	} else {
 		var state cookieState
 		if id, state = b.identify(r); state != cookieValid {
-			if state == cookieTwice {
+			// Not where the handler answers, which may let caches keep it.
+			if state == cookieTwice && !rt.optional {
 				b.cookies.delete(w, b.cookies.session, b.cfg.SameSite)
 			}
 			return b.anonymous(r, rt, newProblem(NoSession, ErrNoSession))
