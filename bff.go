@@ -391,7 +391,7 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.changes.epoch = time.Now().Add(-time.Hour)
 	if b.caps.index == nil {
 		// Said here, and not when the issuer first calls.
-		if !cfg.NoBackchannelLogout {
+		if !cfg.NoBackchannelLogout { // check:config-index
 			c.add("Store", "can't find sessions by tags (it is no Indexer), which back-channel logout needs; use a store that can, or set NoBackchannelLogout")
 		}
 		if cfg.MaxSessions > 0 {

@@ -71,7 +71,7 @@ func (c *sessionCache) get(key string, since int64, heard *changes) (*loaded, ti
 	}
 	now := time.Now()
 	idle := time.Unix(0, e.idle.Load())
-	if !now.Before(idle) || !now.Before(e.rec.head.End) { // another replica may have extended it
+	if !now.Before(idle) || !now.Before(e.rec.head.End) { // check:cache-expiry another replica may have extended it
 		return nil, time.Time{}, false
 	}
 	if !e.used.Load() {

@@ -203,6 +203,32 @@ func TestCacheWithReports(t *testing.T) {
 	})
 }
 
+// An idle time-out and the end of a lifetime are no changes that a store would
+// report. A request that only looks, and so asks the store for nothing, is
+// turned away all the same.
+func TestCacheExpires(t *testing.T) {
+	for name, alive := range map[string]time.Duration{"idle": 0, "lifetime": 20 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newRemoteStore()
+				// Without a refresh token, which would have to be looked up.
+				a := newApp(t, setup{issuer: bfftest.Options{NoRefreshToken: true}, config: bff.Config{Store: store, CacheSize: 100, MaxLifetime: 90 * time.Minute}})
+				b := a.signIn("alice")
+				cookie := sessionCookie(t, b)
+				for start := time.Now(); alive > 0 && time.Since(start) < 80*time.Minute; time.Sleep(alive) {
+					page(t, b, "GET")
+				}
+				page(t, b, "GET")
+				time.Sleep(61 * time.Minute)
+				b.SetCookie(cookie) // which the browser may have dropped
+				if r := b.Fetch("GET", "/page", nil, http.Header{"Bff-Passive": {"1"}}); r.Status != 401 {
+					t.Errorf("GET /page = %v", r)
+				}
+			})
+		})
+	}
+}
+
 // A report that doesn't come is no promise: not one that is late, not one on a
 // connection that is half open, and not one that was lost with it.
 func TestCacheDistrustsLostReports(t *testing.T) {

@@ -35,7 +35,7 @@ func challenges(h http.Header) []challenge {
 }
 
 func parseChallenges(field string) (list []challenge, ok bool) {
-	if len(field) > maxChallengeHeader {
+	if len(field) > maxChallengeHeader { // check:challenge-size
 		return nil, false
 	}
 	p := challengeParser{field}
@@ -53,7 +53,7 @@ func parseChallenges(field string) (list []challenge, ok bool) {
 			if len(list) == 0 {
 				return nil, false
 			}
-			if params++; params > maxChallengeParams {
+			if params++; params > maxChallengeParams { // check:challenge-params
 				return nil, false
 			}
 			name = strings.ToLower(name)

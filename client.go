@@ -78,7 +78,7 @@ func (b *BFF) credentialFor(ctx context.Context, otherwise *Session, u *url.URL)
 	if s != nil && s.b != b { // check:client-party
 		return nil, errors.New("bff: Client: the session is another relying party's")
 	}
-	if s == nil && !up.rt.optional && up.Needs != None {
+	if s == nil && !up.rt.optional && up.Needs != None { // check:client-session
 		return nil, newProblem(NoSession, ErrNoSession)
 	}
 	c := &credential{b: b, t: up, s: s}

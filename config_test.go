@@ -211,6 +211,26 @@ func TestNewWithoutIssuer(t *testing.T) {
 	}
 }
 
+func TestParseKey(t *testing.T) {
+	k := bff.NewKey()
+	for _, s := range []string{k.Reveal(), " " + k.Reveal() + "\n", strings.TrimRight(k.Reveal(), "="), strings.NewReplacer("+", "-", "/", "_").Replace(k.Reveal())} {
+		if got, err := bff.ParseKey(s); err != nil || got.Reveal() != k.Reveal() {
+			t.Errorf("ParseKey of another spelling: %v", err)
+		}
+	}
+	for _, s := range []string{"", "sentinel!", "c2VudGluZWwtc2VudGluZWw=", k.Reveal() + "AAAA"} {
+		if _, err := bff.ParseKey(s); err == nil || !strings.Contains(err.Error(), "openssl rand") || s != "" && strings.Contains(err.Error(), s) {
+			t.Errorf("ParseKey(%q) = %v", s, err)
+		}
+	}
+	if keys, err := bff.ParseKeys(k.Reveal() + "," + bff.NewKey().Reveal()); err != nil || len(keys) != 2 || keys[0].Reveal() != k.Reveal() {
+		t.Errorf("ParseKeys of two: %d keys, %v", len(keys), err)
+	}
+	if _, err := bff.ParseKeys(k.Reveal() + ",x"); err == nil || !strings.Contains(err.Error(), "key 2") {
+		t.Errorf("ParseKeys with a bad one: %v", err)
+	}
+}
+
 // S80, S522: what is secret in a configuration doesn't print.
 func TestSecretsDontPrint(t *testing.T) {
 	cfg := goodConfig()

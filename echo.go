@@ -30,14 +30,14 @@ func (f *forwarded) guard(res *http.Response) error {
 		return nil
 	}
 	for _, values := range res.Header {
-		if f.echoes(values) {
+		if f.echoes(values) { // check:echo-header
 			return newProblem(BadGateway, errEcho)
 		}
 	}
 	if f.upgrade {
 		return nil
 	}
-	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") { // check:echo-encoding
 		return newProblem(BadGateway, errors.New("the answer is compressed unasked, so it can't be searched for the token"))
 	}
 	res.Body = &echoGuard{ReadCloser: res.Body, token: []byte(f.token.Reveal())}
@@ -76,7 +76,7 @@ func (g *echoGuard) fill() {
 	copy(g.buf, g.out[:g.kept:g.kept])
 	n, err := g.ReadCloser.Read(g.buf[g.kept:])
 	data := g.buf[:g.kept+n]
-	if g.err = err; bytes.Contains(data, g.token) {
+	if g.err = err; bytes.Contains(data, g.token) { // check:echo-body
 		g.err, g.kept = errEcho, 0
 		return
 	}

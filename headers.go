@@ -36,14 +36,14 @@ func newHeaderRules(rules HeaderRules, byDefault func(string) fate) (headerRules
 			continue
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)
-		if !validHeaderName(name) || frames(name) {
+		if !validHeaderName(name) || frames(name) { // check:rule-drop
 			return r, fmt.Errorf("%q can't be dropped", name)
 		}
 		r.fates[name] = dropped
 	}
 	for _, name := range rules.Pass {
 		name = textproto.CanonicalMIMEHeaderKey(name)
-		if !validHeaderName(name) || frames(name) || byDefault(name) == never {
+		if !validHeaderName(name) || frames(name) || byDefault(name) == never { // check:rule-pass
 			return r, fmt.Errorf("%q can't be passed", name)
 		}
 		if r.fates[name] == dropped {
@@ -264,7 +264,7 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols && !f.upgrade { // check:upgrade
 		return newProblem(BadGateway, errors.New("the upstream switched protocols unasked"))
 	}
-	if res.StatusCode < http.StatusOK && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 {
+	if res.StatusCode < http.StatusOK && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 { // check:upstream-status
 		return newProblem(BadGateway, fmt.Errorf("the upstream answered with status %d", res.StatusCode))
 	}
 	h := res.Header

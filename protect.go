@@ -127,7 +127,8 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 	} else {
 		var state cookieState
 		if id, state = b.identify(r); state != cookieValid {
-			if state == cookieTwice {
+			// Not where the handler answers, which may let caches keep it.
+			if state == cookieTwice && !rt.optional {
 				b.cookies.delete(w, b.cookies.session, b.cfg.SameSite)
 			}
 			return b.anonymous(r, rt, newProblem(NoSession, ErrNoSession))
@@ -173,7 +174,7 @@ func (rt *route) permits(r *http.Request, s *Session) *Problem {
 		if p := rt.stepUp(s); p != nil {
 			return p
 		}
-	} else if rt.maxAuthAge != nil || rt.acr != nil {
+	} else if rt.maxAuthAge != nil || rt.acr != nil { // check:step-up-anonymous
 		return newProblem(NoSession, ErrNoSession)
 	}
 	for _, check := range rt.authorize {

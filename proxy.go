@@ -136,7 +136,7 @@ func (p *proxy) prepare(w http.ResponseWriter, r *http.Request, escaped string, 
 	if f.upgrade && (len(r.Header["Origin"]) != 1 || r.Header["Origin"][0] != p.b.origin) { // check:websocket-origin
 		return newProblem(CSRF, nil)
 	}
-	if p.t.MaxRequestBody > 0 && r.ContentLength > p.t.MaxRequestBody {
+	if p.t.MaxRequestBody > 0 && r.ContentLength > p.t.MaxRequestBody { // check:request-size
 		return newProblem(RequestTooLarge, nil)
 	}
 	if p.t.Needs != None {

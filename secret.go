@@ -50,7 +50,7 @@ func ParseKey(s string) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("bff: key is not base64 (make one with: openssl rand -base64 32)")
 	}
-	if len(b) != seal.KeySize {
+	if len(b) != seal.KeySize { // check:parse-key-size
 		return Key{}, fmt.Errorf("bff: key has %d bytes, not %d (make one with: openssl rand -base64 32)", len(b), seal.KeySize)
 	}
 	return Key{b}, nil

@@ -88,7 +88,7 @@ func (b *BFF) openStream(s *Session, tell func(streamState)) (*stream, *Problem)
 		return nil, newProblem(ShuttingDown, nil)
 	}
 	w := st.sessions[s.key]
-	if st.open >= streamsMost || w != nil && len(w.streams) >= streamLimit {
+	if st.open >= streamsMost || w != nil && len(w.streams) >= streamLimit { // check:stream-limit
 		return nil, newProblem(TooManyStreams, nil)
 	}
 	if w == nil {
@@ -248,7 +248,7 @@ func (b *BFF) check(ctx context.Context, w *watched) {
 		state.over, state.why = true, problem
 		delete(st.sessions, w.key)
 		st.open -= len(w.streams)
-	case !now.Before(w.end): // whatever the store would say
+	case !now.Before(w.end): // check:stream-lifetime whatever the store would say
 		state.over, state.why = true, newProblem(SessionExpired, ErrNoSession)
 		delete(st.sessions, w.key)
 		st.open -= len(w.streams)

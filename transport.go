@@ -283,12 +283,12 @@ func (f *forwarded) cleanInformational(out *http.Request) {
 	}
 	forward, n := trace.Got1xxResponse, 0
 	trace.Got1xxResponse = func(code int, h textproto.MIMEHeader) error {
-		if n++; n > max1xx {
+		if n++; n > max1xx { // check:informational
 			return newProblem(BadGateway, errors.New("the upstream sends one informational answer after another"))
 		}
 		if f.t.BlockTokenEcho {
 			for _, values := range h {
-				if f.echoes(values) {
+				if f.echoes(values) { // check:echo-informational
 					return newProblem(BadGateway, errEcho)
 				}
 			}

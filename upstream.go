@@ -308,7 +308,7 @@ func (t *target) checkMethods() error {
 		return errors.New("Methods is empty; leave it nil for the default")
 	}
 	for _, m := range t.Methods {
-		if m == http.MethodConnect || m == http.MethodTrace {
+		if m == http.MethodConnect || m == http.MethodTrace { // check:upstream-method
 			return fmt.Errorf("Methods: %s is never forwarded", m)
 		}
 		if m == "" || strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' }) {
@@ -335,7 +335,7 @@ func (t *target) checkNeeds() error {
 	case UserOptional:
 		t.rt.optional = true
 	case Client:
-		if t.Tokens == nil {
+		if t.Tokens == nil { // check:upstream-tokens
 			return errors.New("Tokens is nil; an upstream that needs Client must say where the application's own token comes from")
 		}
 		if t.InsecureAnonymousClient {
@@ -343,13 +343,13 @@ func (t *target) checkNeeds() error {
 		}
 	case None:
 		if t.Tokens != nil || len(t.Groups)+len(t.Options)+len(t.Cookies)+len(t.SetCookies) > 0 || t.RequireCSRFToken ||
-			t.UserIDHeader != "" || t.UserGroupsHeader != "" {
+			t.UserIDHeader != "" || t.UserGroupsHeader != "" { // check:upstream-none
 			return errors.New("Needs is None, so there is nobody to ask for Groups, Options, Cookies, Tokens or the like; remove them, or need UserOptional")
 		}
 	default:
 		return fmt.Errorf("Needs is %d, which is none of User, UserOptional, Client and None", t.Needs)
 	}
-	if t.InsecureAnonymousClient && t.Needs != Client {
+	if t.InsecureAnonymousClient && t.Needs != Client { // check:upstream-anonymous
 		return errors.New("InsecureAnonymousClient is for upstreams that need Client")
 	}
 	if len(t.Groups) > 0 {
@@ -366,7 +366,7 @@ func (t *target) checkHeaders() error {
 			continue
 		}
 		*name = textproto.CanonicalMIMEHeaderKey(*name)
-		if !validHeaderName(*name) || frames(*name) || *name == "Authorization" || *name == "Cookie" {
+		if !validHeaderName(*name) || frames(*name) || *name == "Authorization" || *name == "Cookie" { // check:upstream-user-header
 			return fmt.Errorf("%q can't be a header that names the user", *name)
 		}
 	}
