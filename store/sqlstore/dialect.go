@@ -50,9 +50,14 @@ var steadyClocks = map[Dialect]string{
 // expand puts the dialect's words and the tables' names into text, and numbers
 // the parameters where the dialect wants that.
 func expand(d Dialect, prefix, text string) string {
-	greatest, least := "GREATEST", "LEAST"
-	if d == SQLite {
+	greatest, least, byKey := "GREATEST", "LEAST", ""
+	switch d {
+	case SQLite:
 		greatest, least = "MAX", "MIN"
+	case MySQL:
+		// It might come by another index, which has the key too, and would lock
+		// the gaps there, where others insert.
+		byKey = " FORCE INDEX (PRIMARY)"
 	}
 	_, unqualified, qualified := strings.Cut(prefix, ".")
 	if !qualified {
@@ -65,6 +70,7 @@ func expand(d Dialect, prefix, text string) string {
 		"{steady}", steadyClocks[d],
 		"{greatest}", greatest,
 		"{least}", least,
+		"{by key}", byKey,
 	).Replace(text)
 	if d != Postgres {
 		return text
@@ -93,19 +99,19 @@ func statements(d Dialect, prefix string) map[string]string {
 				expires = excluded.expires, deadline = excluded.deadline, ended = NULL
 			WHERE r.expires <= {now}`,
 
-		"replace": `UPDATE {prefix}records SET value = ?, version = version + 1
+		"replace": `UPDATE {prefix}records{by key} SET value = ?, version = version + 1
 			WHERE record_key = ? AND version = ? AND ended IS NULL AND expires > {now}`,
 
-		"touch": `UPDATE {prefix}records SET expires = {greatest}(expires, {least}(?, deadline))
+		"touch": `UPDATE {prefix}records{by key} SET expires = {greatest}(expires, {least}(?, deadline))
 			WHERE record_key = ? AND ended IS NULL AND expires > {now}`,
 
 		"live": `SELECT 1 FROM {prefix}records
 			WHERE record_key = ? AND ended IS NULL AND expires > {now}`,
 
-		"end": `UPDATE {prefix}records SET value = ?, version = version + 1, ended = {now}, expires = ?
+		"end": `UPDATE {prefix}records{by key} SET value = ?, version = version + 1, ended = {now}, expires = ?
 			WHERE record_key = ? AND ended IS NULL AND expires > {now}`,
 
-		"end at": `UPDATE {prefix}records SET value = ?, version = version + 1, ended = {now}, expires = ?
+		"end at": `UPDATE {prefix}records{by key} SET value = ?, version = version + 1, ended = {now}, expires = ?
 			WHERE record_key = ? AND version = ? AND ended IS NULL AND expires > {now}`,
 
 		"tag": `INSERT INTO {prefix}tags (tag, record_key, note, expires) VALUES (?, ?, ?, ?)
@@ -129,7 +135,7 @@ func statements(d Dialect, prefix string) map[string]string {
 		texts["create"] = `INSERT IGNORE INTO {prefix}records (record_key, value, version, expires, deadline)
 			VALUES (?, ?, {now}, ?, ?)`
 
-		texts["take over"] = `UPDATE {prefix}records
+		texts["take over"] = `UPDATE {prefix}records{by key}
 			SET value = ?, version = GREATEST(version + 1, {now}), expires = ?, deadline = ?, ended = NULL
 			WHERE record_key = ? AND expires <= {now}`
 

@@ -9,7 +9,7 @@ import (
 )
 
 // tries is how often a statement runs that the database rolls back each time.
-const tries = 5
+const tries = 10
 
 var errNoSchema = errors.New("the schema's first version is not there")
 
@@ -24,9 +24,10 @@ func (f *failure) Error() string { return "sqlstore: " + f.op + ": " + f.text }
 func (f *failure) Unwrap() error { return f.err }
 
 // failed wraps a driver's error. Its text may quote the statement's arguments:
-// of them nothing is repeated.
+// of them nothing is repeated. What is shorter than any key tells nothing, and
+// may be part of a word.
 func failed(op string, err error, args ...any) error {
-	text, _, _ := strings.Cut(err.Error(), "\n")
+	text := err.Error()
 	for _, arg := range args {
 		var secret string
 		switch arg := arg.(type) {
@@ -35,10 +36,11 @@ func failed(op string, err error, args ...any) error {
 		case []byte:
 			secret = string(arg)
 		}
-		if secret != "" {
+		if len(secret) >= 8 {
 			text = strings.ReplaceAll(text, secret, "[redacted]")
 		}
 	}
+	text = strings.Join(strings.Fields(text), " ") // on one line
 	if len(text) > 300 {
 		text = text[:300] + " ..."
 	}
@@ -65,7 +67,7 @@ func rolledBack(err error) bool {
 // pause waits some milliseconds before another try. It reports false if ctx
 // ended.
 func pause(ctx context.Context, try int) bool {
-	timer := time.NewTimer(rand.N(time.Millisecond << try))
+	timer := time.NewTimer(rand.N(time.Millisecond << min(try, 6)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -12,9 +12,10 @@ import (
 // page never begins and ends at the same time.
 const endedPage = 4000
 
-// endedLag is how far behind the present a caller of Ended asks again. A row's
-// time is taken before it can be seen, and that much sooner at most.
-const endedLag = 10 * time.Second
+// endedLag is how far behind the present a caller of Ended asks again, since a
+// row's time is taken before others can see the row. It is more than callers of
+// End wait.
+const endedLag = 5 * time.Second
 
 // Tag files key under tag with a note, until the given time. To file a key
 // again replaces its note and its time.
@@ -64,11 +65,10 @@ func (s *Store) Untag(ctx context.Context, tag, key string) error {
 // time to ask from next. Both are times of the database's clock; a zero since
 // asks for none but the time.
 //
-// The time to ask from next is ten seconds back, or that of the last key if
-// there may be more. So a caller who asks every second gets each key about ten
+// The time to ask from next is five seconds back, or that of the last key if
+// there may be more. So a caller who asks every second gets each key some five
 // times, and misses none unless the database took longer than that to commit
-// one. Keys are reported in any case when asked for, even those that this
-// Store itself ended.
+// one.
 func (s *Store) Ended(ctx context.Context, since time.Time) (keys []string, next time.Time, err error) {
 	var now int64
 	if since.IsZero() {

@@ -164,8 +164,8 @@ func sweepsOf(d Dialect, prefix string) []sweep {
 				SELECT rowid FROM {table} WHERE expires <= {due} ORDER BY expires LIMIT {batch})`
 	case MySQL:
 		s.find = `SELECT {key} FROM {table} WHERE expires <= {due} ORDER BY expires LIMIT {batch}`
-		// FORCE INDEX: in a small table MySQL would rather read, and lock, all.
-		s.remove = `DELETE t FROM {table} AS t FORCE INDEX (PRIMARY) WHERE expires <= {due}`
+		// Not by key, MySQL would rather read, and lock, all of a small table.
+		s.remove = `DELETE t FROM {table} AS t{by key} WHERE expires <= {due}`
 	}
 	fill := func(text, table, key string) string {
 		return expand(d, prefix, strings.NewReplacer(
