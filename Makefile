@@ -152,6 +152,9 @@ setup: ## install what the tests need and this machine lacks (Debian packages, n
 		command -v google-chrome-stable >/dev/null || missing+=(chromium)
 	command -v redis-server >/dev/null || missing+=(redis-server)
 	command -v valkey-server >/dev/null || missing+=(valkey-server)
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+	PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing+=(pgbouncer)
+	PATH="$$PATH:/usr/sbin" command -v mariadbd >/dev/null || missing+=(mariadb-server-core mariadb-client-core)
 	if [ $${#missing[@]} -gt 0 ]; then
 		echo "== setup: installing $${missing[*]}"
 		command -v apt-get >/dev/null || { echo "no apt-get here: please install $${missing[*]}" >&2; exit 1; }
