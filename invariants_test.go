@@ -527,6 +527,88 @@ func TestTokenRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// Invariant 10: a store that hangs is waited for as long as StoreTimeout says.
+func TestStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hangingStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, StoreTimeout: 2 * time.Second}})
+		b := a.signIn("alice")
+		for _, c := range []struct {
+			op     string
+			do     func() *bfftest.Response
+			status int
+		}{
+			{"Load", func() *bfftest.Response { return b.Fetch("GET", "/page", nil, nil) }, 503},
+			{"End", func() *bfftest.Response { return signOut(b) }, 503},
+			{"Create", func() *bfftest.Response { return a.browser().SignIn("bob") }, 503},
+			{"Touch", func() *bfftest.Response {
+				time.Sleep(40 * time.Minute)
+				return b.Fetch("POST", "/auth/session", nil, nil)
+			}, 200},
+		} {
+			store.hang(c.op)
+			start := time.Now()
+			got := c.do()
+			if took := time.Since(start) % (40 * time.Minute); got.Status != c.status || took != 2*time.Second {
+				t.Errorf("with a %s that hangs: %v after %v", c.op, got, took)
+			}
+			store.hang("")
+		}
+	})
+}
+
+// A hangingStore answers one kind of call only when the caller gives up.
+type hangingStore struct {
+	bff.Store
+	mu sync.Mutex
+	op string
+}
+
+func (s *hangingStore) hang(op string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.op = op
+}
+
+func (s *hangingStore) wait(ctx context.Context, op string) error {
+	s.mu.Lock()
+	hangs := s.op == op
+	s.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (s *hangingStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+	if err := s.wait(ctx, "Load"); err != nil {
+		return nil, 0, time.Time{}, false, err
+	}
+	return s.Store.Load(ctx, key)
+}
+
+func (s *hangingStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	if err := s.wait(ctx, "Create"); err != nil {
+		return false, err
+	}
+	return s.Store.Create(ctx, key, value, expires, end)
+}
+
+func (s *hangingStore) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
+	if err := s.wait(ctx, "Touch"); err != nil {
+		return false, err
+	}
+	return s.Store.Touch(ctx, key, expires)
+}
+
+func (s *hangingStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
+	if err := s.wait(ctx, "End"); err != nil {
+		return false, err
+	}
+	return s.Store.End(ctx, key, version, mark, until)
+}
+
 // Invariant 10: a revocation that fails is repeated a few times.
 func TestRevocationIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
