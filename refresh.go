@@ -577,7 +577,7 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 		return nil, nil
 	}
 	learned := *c
-	idToken := c.claims.JSON
+	idToken, old := payload(c.grant.IDToken), true // not c.claims: those are userinfo's of the last time, too
 	if tokens.IDToken != "" {
 		tok, err := r.b.issuer.VerifyIDToken(ctx, tokens.IDToken, issuer.Expect{
 			Nonce: c.grant.Nonce,
@@ -590,13 +590,13 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 		if err != nil {
 			return nil, err
 		}
-		idToken = tok.Claims
+		idToken, old = tok.Claims, false
 		if end := tok.SessionExpiry; !end.IsZero() && end.Before(learned.head.End) {
 			learned.head.End = end
 		}
 	}
 	if tokens.IDToken != "" || r.b.cfg.UserInfo {
-		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken); err != nil {
+		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken, old); err != nil {
 			return nil, err
 		}
 	}
