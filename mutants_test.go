@@ -61,6 +61,7 @@ var guards = map[string]string{
 	"replay":                     "TestUpstreamUnauthorized/post-without-challenge",
 	"require-acr":                "TestRequireACR",
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
+	"replaced-grant":             "TestNewSignInDuringRefresh",
 	"request-header":             "TestProxyRequestHeaders",
 	"response-header":            "TestProxyResponseHeaders",
 	"set-cookie":                 "TestProxyResponseHeaders",

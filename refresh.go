@@ -644,8 +644,7 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 		rec, gone, looked := w.look(ctx)
 		switch {
 		case gone != nil:
-			// The session ended meanwhile: what came for it must not live on.
-			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			w.discard(ctx, tokens, gone.Reason)
 			return nil, gone, true
 		case rec != nil:
 			grant, err := rec.grant()
@@ -682,6 +681,15 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 	}
 }
 
+// discard revokes what came for a session that ended meanwhile, and must not
+// live on, unless a new sign-in took its place: then both may hang on one grant.
+func (w *writer) discard(ctx context.Context, tokens *issuer.TokenResponse, why Reason) {
+	if why == Replaced { // check:replaced-grant
+		return
+	}
+	w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+}
+
 // look reads the record again. gone says that the session has ended.
 func (w *writer) look(ctx context.Context) (rec *loaded, gone, unclear *Problem) {
 	rec, _, problem := w.b.load(ctx, &w.id, w.key)
@@ -704,7 +712,7 @@ func (w *writer) condemn(ctx context.Context, tokens *issuer.TokenResponse, why 
 			gone = problem
 		}
 		if gone != nil {
-			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			w.discard(ctx, tokens, gone.Reason)
 			return gone
 		}
 		if rec != nil && rec.head.TokenID != w.content.head.TokenID {

@@ -731,3 +731,29 @@ func TestGroupsChangeAtUserInfo(t *testing.T) {
 		})
 	}
 }
+
+// D1: a session whose place a new sign-in of the same browser takes, while its
+// refresh is under way, ends without a revocation: at some issuers both hang on
+// one grant, and it would take the new session's tokens along.
+func TestNewSignInDuringRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		a.iss.Break("token:refresh_token", bfftest.Fault{DelayAnswer: 5 * time.Second})
+		done := make(chan *bfftest.Response, 1)
+		tab := b.Tab()
+		go func() { done <- tab.Fetch("GET", "/api/x", nil, nil) }()
+		time.Sleep(time.Second)
+		if r := b.SignIn("alice"); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		if r := <-done; r.Status != 401 || r.Reason() != "replaced" {
+			t.Errorf("the request that waited for the old session's refresh: %v", r)
+		}
+		time.Sleep(time.Minute)
+		if n := a.iss.Count("revoke"); n != 0 {
+			t.Errorf("%d revocations, want none", n)
+		}
+	})
+}
