@@ -511,7 +511,7 @@ func (b *BFF) signIn(ctx context.Context, at *attempt, tokens *issuer.TokenRespo
 	rand.Read(c.head.TokenID[:])
 	b.lend(&c.head, tokens, time.Now())
 	c.head.End = tok.SessionExpiry
-	if err := b.learn(ctx, c, tok.Claims, tokens.AccessToken); err != nil {
+	if err := b.learn(ctx, c, tok.Claims, tokens.AccessToken, false); err != nil {
 		return nil, issuerProblem(err)
 	}
 	if err := b.ask(ctx, c, &Login{ReturnURL: at.ReturnURL}); err != nil { // check:on-login
@@ -535,21 +535,27 @@ func (b *BFF) lend(h *record.Head, tokens *issuer.TokenResponse, now time.Time) 
 	h.AccessObtained, h.AccessExpiry = now, now.Add(life)
 }
 
-// learn takes the user's claims and groups from the ID token's payload and,
-// where configured, from userinfo, which adds what the ID token lacks.
-func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, accessToken string) error {
-	claims := map[string]json.RawMessage{}
+// learn takes the user's claims and groups from an ID token's payload and,
+// where configured, from userinfo, which adds what the ID token lacks. From an
+// old ID token it is the other way round: where both say something, the later
+// word counts.
+func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, accessToken string, old bool) error {
+	said := []json.RawMessage{idToken}
 	if b.cfg.UserInfo {
 		info, err := b.issuer.UserInfo(ctx, accessToken, c.head.Subject)
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(info, &claims); err != nil {
-			return &issuer.Error{Op: "userinfo", Kind: issuer.Malformed}
+		said = []json.RawMessage{info, idToken}
+		if old {
+			said = []json.RawMessage{idToken, info}
 		}
 	}
-	if err := json.Unmarshal(idToken, &claims); err != nil {
-		return &issuer.Error{Op: "id_token", Kind: issuer.Malformed}
+	claims := map[string]json.RawMessage{}
+	for _, object := range said {
+		if err := json.Unmarshal(object, &claims); err != nil {
+			return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
+		}
 	}
 	merged, err := json.Marshal(claims)
 	if err != nil || len(merged) > maxClaims { // check:claims-size
@@ -558,6 +564,17 @@ func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, ac
 	c.claims.JSON = merged
 	c.head.Groups = groupsOf(claims["groups"])
 	return nil
+}
+
+// payload returns the claims in an ID token that was verified before.
+func payload(idToken string) json.RawMessage {
+	_, rest, _ := strings.Cut(idToken, ".")
+	middle, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(middle)
+	if err != nil {
+		return nil // which is no JSON
+	}
+	return text
 }
 
 // groupsOf reads a groups claim, a string or an array of strings, as a set.

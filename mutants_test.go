@@ -67,6 +67,7 @@ var guards = map[string]string{
 	"proxy-cache":                "TestProxyCache",
 	"replay":                     "TestUpstreamUnauthorized/post-without-challenge",
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
+	"replaced-grant":             "TestNewSignInDuringRefresh",
 	"request-header":             "TestProxyRequestHeaders",
 	"request-size":               "TestRawRequests/too-large",
 	"require-acr":                "TestRequireACR",

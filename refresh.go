@@ -599,7 +599,7 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 		return nil, nil
 	}
 	learned := *c
-	idToken := c.claims.JSON
+	idToken, old := payload(c.grant.IDToken), true // not c.claims: those are userinfo's of the last time, too
 	if tokens.IDToken != "" {
 		tok, err := r.b.issuer.VerifyIDToken(ctx, tokens.IDToken, issuer.Expect{
 			Nonce: c.grant.Nonce,
@@ -612,13 +612,13 @@ func (r *refresher) check(ctx context.Context, c *content, tokens *issuer.TokenR
 		if err != nil {
 			return nil, err
 		}
-		idToken = tok.Claims
+		idToken, old = tok.Claims, false
 		if end := tok.SessionExpiry; !end.IsZero() && end.Before(learned.head.End) {
 			learned.head.End = end
 		}
 	}
 	if tokens.IDToken != "" || r.b.cfg.UserInfo {
-		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken); err != nil {
+		if err := r.b.learn(ctx, &learned, idToken, tokens.AccessToken, old); err != nil {
 			return nil, err
 		}
 	}
@@ -666,8 +666,7 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 		rec, gone, looked := w.look(ctx)
 		switch {
 		case gone != nil:
-			// The session ended meanwhile: what came for it must not live on.
-			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			w.discard(ctx, tokens, gone.Reason)
 			return nil, gone, true
 		case rec != nil:
 			grant, err := rec.grant()
@@ -704,6 +703,15 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 	}
 }
 
+// discard revokes what came for a session that ended meanwhile, and must not
+// live on, unless a new sign-in took its place: then both may hang on one grant.
+func (w *writer) discard(ctx context.Context, tokens *issuer.TokenResponse, why Reason) {
+	if why == Replaced { // check:replaced-grant
+		return
+	}
+	w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+}
+
 // look reads the record again. gone says that the session has ended.
 func (w *writer) look(ctx context.Context) (rec *loaded, gone, unclear *Problem) {
 	rec, _, problem := w.b.load(ctx, &w.id, w.key)
@@ -726,7 +734,7 @@ func (w *writer) condemn(ctx context.Context, tokens *issuer.TokenResponse, why 
 			gone = problem
 		}
 		if gone != nil {
-			w.b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)
+			w.discard(ctx, tokens, gone.Reason)
 			return gone
 		}
 		if rec != nil && rec.head.TokenID != w.content.head.TokenID {

@@ -704,3 +704,56 @@ func (s *hookedStore) End(ctx context.Context, key string, version uint64, mark 
 	})
 	return ok, err
 }
+
+// D13: where userinfo is asked at each refresh, what it says counts, also where
+// the issuer sends no new ID token: what it said before does not.
+func TestGroupsChangeAtUserInfo(t *testing.T) {
+	for name, groups := range map[string][]string{"fewer": {"Users"}, "none": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newApp(t, setup{
+					issuer: bfftest.Options{ClaimsAtUserInfoOnly: true, NoIDTokenOnRefresh: true},
+					config: bff.Config{UserInfo: true},
+				})
+				b := a.signIn("alice")
+				if r := b.Fetch("GET", "/admin", nil, nil); r.Status != 200 {
+					t.Fatal(r)
+				}
+				a.iss.AddUser(bfftest.User{Name: "alice", Email: "new@example.com", Groups: groups})
+				time.Sleep(16 * time.Minute)
+				if r := b.Fetch("GET", "/admin", nil, nil); r.Status != 403 || r.Reason() != "forbidden" {
+					t.Errorf("after leaving the group: %v", r)
+				}
+				if got := session(t, b)["claims"].(map[string]any)["email"]; got != "new@example.com" {
+					t.Errorf("email %v, want the new one", got)
+				}
+			})
+		})
+	}
+}
+
+// D1: a session whose place a new sign-in of the same browser takes, while its
+// refresh is under way, ends without a revocation: at some issuers both hang on
+// one grant, and it would take the new session's tokens along.
+func TestNewSignInDuringRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		a.iss.Break("token:refresh_token", bfftest.Fault{DelayAnswer: 5 * time.Second})
+		done := make(chan *bfftest.Response, 1)
+		tab := b.Tab()
+		go func() { done <- tab.Fetch("GET", "/api/x", nil, nil) }()
+		time.Sleep(time.Second)
+		if r := b.SignIn("alice"); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		if r := <-done; r.Status != 401 || r.Reason() != "replaced" {
+			t.Errorf("the request that waited for the old session's refresh: %v", r)
+		}
+		time.Sleep(time.Minute)
+		if n := a.iss.Count("revoke"); n != 0 {
+			t.Errorf("%d revocations, want none", n)
+		}
+	})
+}
