@@ -129,10 +129,10 @@ func (c *Credentials) GetRequestMetadata(ctx context.Context, uri ...string) (ma
 	if err != nil {
 		return nil, err
 	}
-	if cred.token == "" {
+	if cred.bearer == "" {
 		return nil, nil
 	}
-	return map[string]string{"authorization": "Bearer " + cred.token.Reveal()}, nil
+	return map[string]string{"authorization": cred.bearer.Reveal()}, nil
 }
 
 // RequireTransportSecurity reports whether gRPC must refuse connections without

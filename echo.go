@@ -12,11 +12,11 @@ var errEcho = errors.New("the answer repeats the access token")
 
 // echoes reports whether any of the values contains the token that was sent.
 func (f *forwarded) echoes(values []string) bool {
-	if f.token == "" {
+	if f.bearer == "" {
 		return false
 	}
 	for _, v := range values {
-		if strings.Contains(v, f.token.Reveal()) {
+		if strings.Contains(v, f.token().Reveal()) {
 			return true
 		}
 	}
@@ -26,7 +26,7 @@ func (f *forwarded) echoes(values []string) bool {
 // guard refuses an answer whose header repeats the token, and has its body
 // searched as it passes.
 func (f *forwarded) guard(res *http.Response) error {
-	if f.token == "" {
+	if f.bearer == "" {
 		return nil
 	}
 	for _, values := range res.Header {
@@ -40,7 +40,7 @@ func (f *forwarded) guard(res *http.Response) error {
 	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") { // check:echo-encoding
 		return newProblem(BadGateway, errors.New("the answer is compressed unasked, so it can't be searched for the token"))
 	}
-	res.Body = &echoGuard{ReadCloser: res.Body, token: []byte(f.token.Reveal())}
+	res.Body = &echoGuard{ReadCloser: res.Body, token: []byte(f.token().Reveal())}
 	return nil
 }
 

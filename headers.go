@@ -298,7 +298,7 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 		}
 	}
 	delete(f.w.Header(), "Cache-Control") // a Protect's around us; ReverseProxy adds to it
-	if res.StatusCode == http.StatusUnauthorized && f.token != "" {
+	if res.StatusCode == http.StatusUnauthorized && f.bearer != "" {
 		h[reasonHeader] = []string{string(UpstreamUnauthorized)}
 	}
 	if f.s != nil {

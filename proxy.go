@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -45,20 +46,26 @@ type proxy struct {
 	t       *target
 	rule    proofRule
 	reverse *httputil.ReverseProxy
+
+	// Shared by all requests; nobody changes them.
+	forwardedHost  []string
+	forwardedProto []string
 }
 
 func (b *BFF) newProxy(t *target) *proxy {
 	if t.Needs != None {
 		b.proxies(t.Path)
 	}
-	return &proxy{b, t, proofRule{typed: t.rt.navigation}, &httputil.ReverseProxy{
+	p := &proxy{b: b, t: t, rule: proofRule{typed: t.rt.navigation}, forwardedHost: []string{b.host}, forwardedProto: []string{b.scheme()}}
+	p.reverse = &httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      proxyTransport{t.sender},
 		ModifyResponse: b.cleanResponse,
 		ErrorHandler:   b.proxyError,
 		BufferPool:     buffers,
 		ErrorLog:       slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
-	}}
+	}
+	return p
 }
 
 // proxies notes that prefix leads to an upstream, where no sign-in may end.
@@ -77,12 +84,20 @@ func (b *BFF) proxies(prefix string) {
 type forwarded struct {
 	context.Context
 	credential
+	p       *proxy
 	w       http.ResponseWriter
 	in      *http.Request
 	watch   watch
 	path    string
 	raw     string
 	upgrade bool
+	from    [1]string // room for X-Forwarded-For
+
+	// What stands between the two sides, kept here to be allocated at once.
+	request    requestBody
+	response   responseBody
+	forward1xx func(int, textproto.MIMEHeader) error // ReverseProxy's
+	count1xx   int
 }
 
 type forwardedKey struct{}
@@ -100,14 +115,14 @@ func forwardedOf(r *http.Request) *forwarded {
 
 // serve forwards r, whose escaped path was checked.
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
-	f := &forwarded{credential: credential{b: p.b, t: p.t}, w: w, in: r}
+	f := &forwarded{credential: credential{b: p.b, t: p.t}, p: p, w: w, in: r}
 	if problem := p.prepare(w, r, escaped, f); problem != nil {
 		p.b.refuse(w, r, problem)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	f.Context, f.watch.cancel, f.watch.conn = ctx, cancel, http.NewResponseController(w)
+	f.Context, f.watch.cancel, f.watch.w = ctx, cancel, w
 	f.watch.start(r, p.t)
 	defer f.watch.stop()
 	out := r.WithContext(f)
@@ -201,10 +216,11 @@ func rewrite(pr *httputil.ProxyRequest) {
 	f.name(h)
 	f.attach(out)
 	if ip, _, err := net.SplitHostPort(pr.In.RemoteAddr); err == nil {
-		h["X-Forwarded-For"] = []string{ip}
+		f.from[0] = ip
+		h["X-Forwarded-For"] = f.from[:]
 	}
-	h["X-Forwarded-Host"] = []string{f.b.host}
-	h["X-Forwarded-Proto"] = []string{f.b.scheme()}
+	h["X-Forwarded-Host"] = f.p.forwardedHost
+	h["X-Forwarded-Proto"] = f.p.forwardedProto
 }
 
 // query returns the query without the parameters that stay here, the others as

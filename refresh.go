@@ -41,15 +41,16 @@ func (s *Session) AccessToken(ctx context.Context) (Secret, error) {
 	if s == nil {
 		return "", newProblem(NoSession, ErrNoSession)
 	}
-	token, _, problem := s.b.accessToken(ctx, s)
+	bearer, _, problem := s.b.authorization(ctx, s)
 	if problem != nil {
 		return "", problem
 	}
-	return token, nil
+	return bearer[len(bearerPrefix):], nil
 }
 
-// accessToken returns a live access token and when the issuer gave it.
-func (b *BFF) accessToken(ctx context.Context, s *Session) (Secret, time.Time, *Problem) {
+// authorization returns the Authorization header for a live access token, and
+// when the issuer gave that.
+func (b *BFF) authorization(ctx context.Context, s *Session) (Secret, time.Time, *Problem) {
 	if problem := b.keepFresh(ctx, s); problem != nil {
 		return "", time.Time{}, problem
 	}
@@ -60,11 +61,11 @@ func (b *BFF) accessToken(ctx context.Context, s *Session) (Secret, time.Time, *
 		}
 		return "", time.Time{}, newProblem(TokenUnavailable, nil)
 	}
-	token, err := rec.access()
+	bearer, err := rec.authorization()
 	if err != nil {
 		return "", time.Time{}, newProblem(StoreUnavailable, err)
 	}
-	return token, rec.head.AccessObtained, nil
+	return bearer, rec.head.AccessObtained, nil
 }
 
 // keepFresh sees to the access token: it starts a refresh if the token is past

@@ -176,7 +176,7 @@ type loaded struct {
 	version uint64
 	head    record.Head
 	sealed  seal.Record
-	token   atomic.Pointer[Secret] // the access token, once somebody needed it
+	bearer  atomic.Pointer[Secret] // "Bearer " and the access token, once somebody needed it
 	others  atomic.Pointer[record.Tokens]
 }
 
@@ -323,17 +323,33 @@ func (r *loaded) claims() (record.Claims, error) {
 	return record.ParseClaims(plain)
 }
 
+const bearerPrefix = "Bearer " // RFC 6750, section 2.1
+
 func (r *loaded) access() (Secret, error) {
-	if token := r.token.Load(); token != nil {
-		return *token, nil
-	}
-	plain, err := r.sealed.Part(nil, record.PartAccess)
+	bearer, err := r.authorization()
 	if err != nil {
 		return "", err
 	}
-	token := Secret(plain)
-	r.token.Store(&token)
-	return token, nil
+	return bearer[len(bearerPrefix):], nil
+}
+
+// authorization returns the Authorization header for the access token: one
+// string for both, since both are wanted with every proxied request.
+func (r *loaded) authorization() (Secret, error) {
+	if bearer := r.bearer.Load(); bearer != nil {
+		return *bearer, nil
+	}
+	buf := heads.Get().(*[]byte)
+	defer heads.Put(buf)
+	plain, err := r.sealed.Part(append((*buf)[:0], bearerPrefix...), record.PartAccess)
+	if err != nil {
+		return "", err
+	}
+	bearer := Secret(plain)
+	clear(plain)
+	*buf = plain[:0]
+	r.bearer.Store(&bearer)
+	return bearer, nil
 }
 
 func (r *loaded) grant() (record.Grant, error) {
@@ -360,7 +376,7 @@ func (r *loaded) tokens() (record.Tokens, error) {
 	return t, nil
 }
 
-// heads holds buffers for the plain text of record heads.
+// heads holds buffers for the plain text of record heads and tokens.
 var heads = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
 // open reads a record's value.

@@ -60,11 +60,20 @@ func (t *target) transport() http.RoundTripper {
 
 // A credential is the access token of one request.
 type credential struct {
-	b     *BFF
-	t     *target
-	s     *Session // nil: nobody is signed in
-	token Secret
-	given time.Time // when the issuer gave the session's
+	b      *BFF
+	t      *target
+	s      *Session  // nil: nobody is signed in
+	bearer Secret    // the Authorization header; empty: none
+	given  time.Time // when the issuer gave the session's token
+	line   [1]string // room for the header
+}
+
+// token returns the access token, or "".
+func (c *credential) token() Secret {
+	if c.bearer == "" {
+		return ""
+	}
+	return c.bearer[len(bearerPrefix):]
 }
 
 // fetch gets the token that t wants for s.
@@ -73,7 +82,7 @@ func (c *credential) fetch(ctx context.Context) (problem *Problem) {
 	case c.t.Needs == None, c.s == nil && c.t.Needs != Client:
 		return nil
 	case c.t.Tokens == nil:
-		c.token, c.given, problem = c.b.accessToken(ctx, c.s)
+		c.bearer, c.given, problem = c.b.authorization(ctx, c.s)
 		return problem
 	}
 	token, err := c.t.Tokens.Token(ctx, c.s, "")
@@ -83,31 +92,45 @@ func (c *credential) fetch(ctx context.Context) (problem *Problem) {
 		}
 		return newProblem(IssuerUnavailable, err)
 	}
-	c.token = token
+	c.take(token)
 	return nil
+}
+
+// take makes a source's token the one that is sent.
+func (c *credential) take(token Secret) {
+	if c.bearer = token; token != "" {
+		c.bearer = bearerPrefix + token
+	}
 }
 
 // renew gets another token than the one that the upstream did not accept.
 func (c *credential) renew(ctx context.Context) bool {
 	if c.t.Tokens == nil {
-		token, given, ok := c.b.fresher(ctx, c.s, c.given)
+		bearer, given, ok := c.b.fresher(ctx, c.s, c.given)
 		if ok {
-			c.token, c.given = token, given
+			c.bearer, c.given = bearer, given
 		}
 		return ok
 	}
-	token, err := c.t.Tokens.Token(ctx, c.s, c.token)
-	if err != nil || token == c.token {
+	token, err := c.t.Tokens.Token(ctx, c.s, c.token())
+	if err != nil || token == c.token() {
 		return false
 	}
-	c.token = token
+	c.take(token)
 	return true
 }
 
+// attach sets the Authorization header.
 func (c *credential) attach(out *http.Request) {
-	if c.token != "" {
-		out.Header["Authorization"] = []string{"Bearer " + c.token.Reveal()}
+	if c.bearer == "" {
+		return
 	}
+	line := c.line[:]
+	if line[0] != "" { // an earlier request of c's may still be read
+		line = make([]string, 1)
+	}
+	line[0] = c.bearer.Reveal()
+	out.Header["Authorization"] = line
 }
 
 const (
@@ -120,7 +143,7 @@ const (
 // only if the upstream says that the token was the reason.
 func (c *credential) send(base http.RoundTripper, out *http.Request) (*http.Response, error) {
 	res, err := roundTrip(base, out)
-	if err != nil || res.StatusCode != http.StatusUnauthorized || c.token == "" || !rewindable(out) ||
+	if err != nil || res.StatusCode != http.StatusUnauthorized || c.bearer == "" || !rewindable(out) ||
 		names(res.Header, "insufficient_user_authentication") { // which a refresh doesn't change
 		return res, err
 	}
@@ -208,7 +231,7 @@ func hold(out *http.Request) (bool, error) {
 	return true, nil
 }
 
-// fresher returns a token newer than the one that the issuer gave at the given
+// fresher returns the Authorization header for a token newer than the one that the issuer gave at the given
 // time and an upstream did not accept: the one that the session holds by now,
 // or one that is asked for, if the old one isn't fresh itself. Each token is
 // replaced once, so an upstream that refuses every token spends nothing.
@@ -226,8 +249,8 @@ func (b *BFF) fresher(ctx context.Context, s *Session, given time.Time) (Secret,
 			return "", time.Time{}, false
 		}
 	}
-	token, obtained, problem := b.accessToken(ctx, s)
-	return token, obtained, problem == nil && obtained.After(given)
+	bearer, obtained, problem := b.authorization(ctx, s)
+	return bearer, obtained, problem == nil && obtained.After(given)
 }
 
 // proxyTransport sends what ReverseProxy has made of a request.
@@ -240,9 +263,10 @@ func (pt proxyTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	f := forwardedOf(out)
 	f.cleanInformational(out)
 	if out.Body != nil && out.Body != http.NoBody {
-		out.Body = &requestBody{out.Body, &f.watch}
+		f.request = requestBody{out.Body, &f.watch}
+		out.Body = &f.request
 	}
-	if f.token != "" || out.Method == http.MethodPut || out.Method == http.MethodDelete {
+	if f.bearer != "" || out.Method == http.MethodPut || out.Method == http.MethodDelete {
 		held, err := hold(out)
 		if err != nil {
 			return nil, f.cause(err)
@@ -259,7 +283,8 @@ func (pt proxyTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
 		res.Body = &tunnel{rw, &f.watch}
 	} else {
-		res.Body = &responseBody{res.Body, f, res}
+		f.response = responseBody{res.Body, f, res}
+		res.Body = &f.response
 	}
 	return res, nil
 }
@@ -281,19 +306,22 @@ func (f *forwarded) cleanInformational(out *http.Request) {
 	if trace == nil || trace.Got1xxResponse == nil { // then nobody forwards them
 		return
 	}
-	forward, n := trace.Got1xxResponse, 0
-	trace.Got1xxResponse = func(code int, h textproto.MIMEHeader) error {
-		if n++; n > max1xx { // check:informational
-			return newProblem(BadGateway, errors.New("the upstream sends one informational answer after another"))
-		}
-		if f.t.BlockTokenEcho {
-			for _, values := range h {
-				if f.echoes(values) { // check:echo-informational
-					return newProblem(BadGateway, errEcho)
-				}
+	f.forward1xx = trace.Got1xxResponse
+	trace.Got1xxResponse = f.got1xx
+}
+
+// got1xx cleans an informational answer and passes it on.
+func (f *forwarded) got1xx(code int, h textproto.MIMEHeader) error {
+	if f.count1xx++; f.count1xx > max1xx { // check:informational
+		return newProblem(BadGateway, errors.New("the upstream sends one informational answer after another"))
+	}
+	if f.t.BlockTokenEcho {
+		for _, values := range h {
+			if f.echoes(values) { // check:echo-informational
+				return newProblem(BadGateway, errEcho)
 			}
 		}
-		f.cleanHeader(http.Header(h))
-		return forward(code, h)
 	}
+	f.cleanHeader(http.Header(h))
+	return f.forward1xx(code, h)
 }

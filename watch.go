@@ -15,7 +15,7 @@ type watch struct {
 	header, idle time.Duration // not positive: no bound
 	deadline     time.Time     // of the whole request; zero: no bound
 	cancel       context.CancelCauseFunc
-	conn         *http.ResponseController
+	w            http.ResponseWriter
 
 	mu      sync.Mutex
 	timer   *time.Timer // nil: no bound at all, or over
@@ -141,12 +141,12 @@ func (w *watch) expire() {
 // browser's body, or a write to it, without a bound. w.mu is held.
 func (w *watch) end(p *Problem) {
 	w.cancel(p)
-	now := time.Now()
+	conn, now := http.NewResponseController(w.w), time.Now()
 	if w.reading {
-		w.conn.SetReadDeadline(now) // no matter if the server can't
+		conn.SetReadDeadline(now) // no matter if the server can't
 	}
 	if w.phase == passing {
-		w.conn.SetWriteDeadline(now)
+		conn.SetWriteDeadline(now)
 	}
 }
 
