@@ -530,7 +530,7 @@ func TestTokenRequestsAreBounded(t *testing.T) {
 // Invariant 10: a store that hangs is waited for as long as StoreTimeout says.
 func TestStoreHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &hangingStore{Store: memstore.New(memstore.Options{})}
+		store := &stuckStore{Store: memstore.New(memstore.Options{})}
 		a := newApp(t, setup{config: bff.Config{Store: store, StoreTimeout: 2 * time.Second}})
 		b := a.signIn("alice")
 		for _, c := range []struct {
@@ -557,20 +557,20 @@ func TestStoreHangs(t *testing.T) {
 	})
 }
 
-// A hangingStore answers one kind of call only when the caller gives up.
-type hangingStore struct {
+// A stuckStore answers one kind of call only when the caller gives up.
+type stuckStore struct {
 	bff.Store
 	mu sync.Mutex
 	op string
 }
 
-func (s *hangingStore) hang(op string) {
+func (s *stuckStore) hang(op string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.op = op
 }
 
-func (s *hangingStore) wait(ctx context.Context, op string) error {
+func (s *stuckStore) wait(ctx context.Context, op string) error {
 	s.mu.Lock()
 	hangs := s.op == op
 	s.mu.Unlock()
@@ -581,28 +581,28 @@ func (s *hangingStore) wait(ctx context.Context, op string) error {
 	return nil
 }
 
-func (s *hangingStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+func (s *stuckStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
 	if err := s.wait(ctx, "Load"); err != nil {
 		return nil, 0, time.Time{}, false, err
 	}
 	return s.Store.Load(ctx, key)
 }
 
-func (s *hangingStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+func (s *stuckStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
 	if err := s.wait(ctx, "Create"); err != nil {
 		return false, err
 	}
 	return s.Store.Create(ctx, key, value, expires, end)
 }
 
-func (s *hangingStore) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
+func (s *stuckStore) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
 	if err := s.wait(ctx, "Touch"); err != nil {
 		return false, err
 	}
 	return s.Store.Touch(ctx, key, expires)
 }
 
-func (s *hangingStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
+func (s *stuckStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
 	if err := s.wait(ctx, "End"); err != nil {
 		return false, err
 	}

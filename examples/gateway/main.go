@@ -35,7 +35,8 @@ The environment configures it; in brackets is what holds without:
   BFF_KEYS             keys in base64, separated by commas; the first seals, all
                        open. openssl rand -base64 32 makes one.
                        (on loopback: a new one at each start; else needed)
-  BFF_STORE            where sessions are kept: memory, or redis://… or rediss://…
+  BFF_STORE            where sessions are kept: memory, or redis://…, rediss://…,
+                       postgres://…, mysql://… or sqlite:PATH
                        for replicas that share them (memory)
   BFF_UPSTREAM         URL of the API, which is proxied at /api/ with that
                        prefix stripped                 (no API)

@@ -197,7 +197,12 @@ type server struct {
 // that doesn't stop it has it killed.
 func start(t *testing.T, env ...string) *server {
 	t.Helper()
-	addr := freeAddr(t)
+	return startAt(t, freeAddr(t), env...)
+}
+
+// startAt is start at an address.
+func startAt(t *testing.T, addr string, env ...string) *server {
+	t.Helper()
 	s := &server{T: t, origin: "http://" + addr, log: &logBuffer{}, ended: make(chan struct{})}
 	s.cmd = command(t, append(env, "BFF_LISTEN="+addr))
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
