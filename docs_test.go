@@ -16,16 +16,17 @@ func text(t *testing.T, file string) string {
 	return string(b)
 }
 
-// What README.md shows is the code of example_test.go, here or in spa, but for
-// spaces. (That for gin is in internal/routers.)
+// What README.md shows is the code of the examples, but for spaces. (That for
+// gin is in internal/routers.)
 func TestREADMEIsTrue(t *testing.T) {
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
-	code := words(text(t, "example_test.go") + text(t, "spa/example_test.go"))
+	code := words(text(t, "example_test.go") + text(t, "spa/example_test.go") +
+		text(t, "store/redisstore/example_test.go") + text(t, "store/sqlstore/example_test.go"))
 	blocks := strings.Split(text(t, "README.md"), "```go\n")[1:]
 	for _, b := range blocks {
 		b, _, _ = strings.Cut(b, "```")
 		if !strings.Contains(b, "gin.") && !strings.Contains(code, words(b)) {
-			t.Errorf("README.md shows code that is not in example_test.go:\n%s", b)
+			t.Errorf("README.md shows code that is in no example_test.go:\n%s", b)
 		}
 	}
 	if len(blocks) < 4 {
