@@ -185,10 +185,10 @@ func TestSignOutIsACommand(t *testing.T) {
 func TestEndedBeforeTouch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &meddledStore{Store: memstore.New(memstore.Options{})}
-		a := newApp(t, setup{config: bff.Config{Store: store}})
+		// Without a refresh token, which would have to be looked up.
+		a := newApp(t, setup{issuer: bfftest.Options{NoRefreshToken: true}, config: bff.Config{Store: store}})
 		b := a.signIn("alice")
 		time.Sleep(40 * time.Minute)
-		b.Fetch("GET", "/auth/session", nil, nil)
 		store.beforeTouch = func(ctx context.Context, key string) {
 			if ok, err := store.End(ctx, key, 0, []byte("signed_out"), time.Now().Add(time.Hour)); !ok || err != nil {
 				t.Errorf("End = %v, %v", ok, err)
@@ -406,8 +406,9 @@ func TestInvariant9HotPathIsFlat(t *testing.T) {
 	}
 	forged := a.browser()
 	good := sessionCookie(t, b).Value
+	other := map[bool]string{false: "A", true: "B"}[strings.HasSuffix(good, "A")]
 	if got := count(func() {
-		for _, v := range []string{"", "x", strings.Repeat("A", 76), good[:75] + "A", "B" + good[1:], good + "A", "../../etc/passwd", `{"$gt":""}`} {
+		for _, v := range []string{"", "x", strings.Repeat("A", 76), good[:75] + other, "B" + good[1:], good + "A", "../../etc/passwd", `{"$gt":""}`} {
 			forged.SetCookie(&http.Cookie{Name: "__Host-Http-bff", Value: v})
 			if r := forged.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "no_session" {
 				t.Errorf("cookie %.20q = %v", v, r)
