@@ -517,6 +517,15 @@ func (b *BFF) forever(f func(context.Context)) bool {
 	})
 }
 
+// detached returns a context with ctx's values that does not end with ctx, but
+// after d, or when Close gives up: for what a request began and must not leave
+// half done.
+func (b *BFF) detached(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	unhook := context.AfterFunc(b.stop, cancel)
+	return ctx, func() { unhook(); cancel() }
+}
+
 // storeContext bounds one call of the store.
 func (b *BFF) storeContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if b.storeTimeout == 0 {

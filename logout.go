@@ -40,7 +40,7 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 	}
 	to := home
 	if state == cookieValid {
-		who, problem := b.signOut(r.Context(), &id)
+		who, problem := b.signOut(r, &id)
 		if problem != nil {
 			problem.Page = !wantsJSON(r)
 			b.refuse(w, r, problem)
@@ -71,8 +71,8 @@ type leaver struct {
 
 // signOut ends the session of id and revokes its refresh token. It returns nil
 // if there was none.
-func (b *BFF) signOut(ctx context.Context, id *seal.ID) (*leaver, *Problem) {
-	key := id.RecordKey()
+func (b *BFF) signOut(r *http.Request, id *seal.ID) (*leaver, *Problem) {
+	key, ctx := id.RecordKey(), r.Context()
 	rec, _, problem := b.load(ctx, id, key)
 	if problem != nil && problem.Status == http.StatusUnauthorized {
 		return nil, nil
@@ -87,7 +87,7 @@ func (b *BFF) signOut(ctx context.Context, id *seal.ID) (*leaver, *Problem) {
 		return nil, newProblem(StoreUnavailable, err)
 	}
 	if ended {
-		b.emit(ctx, nil, Event{Kind: SessionEnded, Subject: rec.head.Subject, Session: seal.Handle(key), Reason: SignedOut, By: ByUser})
+		b.emit(ctx, r, Event{Kind: SessionEnded, Subject: rec.head.Subject, Session: seal.Handle(key), Reason: SignedOut, By: ByUser})
 	}
 	b.untag(ctx, id, key, &rec.head)
 	who := &leaver{hint: rec.hint(b.cfg.LogoutHint)}
