@@ -665,8 +665,11 @@ func (b *BFF) abandon(ctx context.Context, r *http.Request, tokens *issuer.Token
 // where the issuer publishes revocation (RFC 7009): in the background, a few
 // times, and without a promise.
 func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
-	meta := b.issuer.Known()
-	if meta == nil || meta.RevocationEndpoint == "" {
+	unpublished := func() bool {
+		meta := b.issuer.Known() // perhaps nothing yet, in a process that has just started
+		return meta != nil && meta.RevocationEndpoint == ""
+	}
+	if unpublished() {
 		return
 	}
 	token, hint := refreshToken, "refresh_token"
@@ -679,7 +682,7 @@ func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
 	work := func(ctx context.Context) {
 		for pause := time.Second; ; pause *= 4 {
 			err := b.issuer.Revoke(ctx, token, hint)
-			if err == nil {
+			if err == nil || unpublished() {
 				return
 			}
 			var e *issuer.Error

@@ -49,7 +49,7 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 		if who != nil {
 			b.forget(w, r)
 			if one(query, "onlyHere") != "1" {
-				to = b.endSession(w, who, home, wantsJSON(r))
+				to = b.endSession(w, r, who, home, wantsJSON(r))
 			}
 		}
 	}
@@ -138,15 +138,21 @@ const logoutStateLen = 26
 // maxLogoutURL bounds the end-session request: servers refuse a longer line.
 const maxLogoutURL = 8000
 
+// metadataWait bounds how long a sign-out waits for the issuer's metadata, in a
+// process that has none yet.
+const metadataWait = 2 * time.Second
+
 // endSession returns where the issuer ends its own session and sends the
 // browser back to us, or home if it doesn't say or can't be asked now.
 //
 // The hint is an ID token: it goes to the issuer, in a redirect that no script
 // can read, and nowhere else. One that would make the request too long is left
 // out, and the issuer may have to ask the user.
-func (b *BFF) endSession(w http.ResponseWriter, who *leaver, home string, script bool) string {
-	meta := b.issuer.Known()
-	if meta == nil || meta.EndSessionEndpoint == "" {
+func (b *BFF) endSession(w http.ResponseWriter, r *http.Request, who *leaver, home string, script bool) string {
+	ctx, cancel := context.WithTimeout(r.Context(), metadataWait)
+	defer cancel()
+	meta, err := b.issuer.Metadata(ctx)
+	if err != nil || meta.EndSessionEndpoint == "" {
 		return home
 	}
 	u, err := url.Parse(meta.EndSessionEndpoint)
