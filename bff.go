@@ -169,8 +169,8 @@ type Config struct {
 	MaxLifetime time.Duration
 
 	// RefreshMargin is how long before its end an access token is refreshed,
-	// while requests still use it. Zero means a tenth of its life, at most
-	// 1 minute.
+	// while requests still use it: half of its life at most. Zero means a tenth
+	// of its life, at most 1 minute.
 	RefreshMargin time.Duration
 
 	// RefreshEvery bounds how long a change at the issuer (a revocation, other

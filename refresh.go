@@ -93,6 +93,7 @@ func (b *BFF) refreshAt(h *record.Head) time.Time {
 	if margin == 0 {
 		margin = min(life/10, time.Minute)
 	}
+	margin = min(margin, life/2) // or a new token would be past it at once
 	return h.AccessObtained.Add(min(life-margin, b.cfg.RefreshEvery))
 }
 
