@@ -68,7 +68,9 @@ func (b *BFF) logoutToken(r *http.Request) (*issuer.LogoutToken, error) {
 // obey ends what tok names. Its jti is remembered after that, so that a token
 // whose effect failed half-way can be delivered again.
 func (b *BFF) obey(r *http.Request, tok *issuer.LogoutToken) error {
-	ctx := r.Context()
+	// An issuer that doesn't wait for the end of it must not leave half of them.
+	ctx, cancel := b.detached(r.Context(), endingTakes)
+	defer cancel()
 	for _, key := range b.ring.Load().Once("jti", tok.ID) {
 		ctx, cancel := b.storeContext(ctx)
 		_, _, _, used, err := b.store.Load(ctx, key)
@@ -80,7 +82,8 @@ func (b *BFF) obey(r *http.Request, tok *issuer.LogoutToken) error {
 			return &issuer.Error{Op: "logout_token", Kind: issuer.Invalid, Check: "logout-replay"}
 		}
 	}
-	e := ending{kind: tagSubject, value: tok.Subject, upTo: tok.IssuedAt, why: SessionRevoked, by: ByIssuer}
+	e := ending{kind: tagSubject, value: tok.Subject, upTo: tok.IssuedAt}
+	e.event = Event{Subject: tok.Subject, Reason: SessionRevoked, By: ByIssuer, Request: requestInfo(r)}
 	if tok.SID != "" {
 		e.kind, e.value, e.subject = tagSID, tok.SID, tok.Subject
 	}

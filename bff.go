@@ -169,8 +169,8 @@ type Config struct {
 	MaxLifetime time.Duration
 
 	// RefreshMargin is how long before its end an access token is refreshed,
-	// while requests still use it. Zero means a tenth of its life, at most
-	// 1 minute.
+	// while requests still use it: half of its life at most. Zero means a tenth
+	// of its life, at most 1 minute.
 	RefreshMargin time.Duration
 
 	// RefreshEvery bounds how long a change at the issuer (a revocation, other
@@ -517,6 +517,15 @@ func (b *BFF) forever(f func(context.Context)) bool {
 		defer context.AfterFunc(b.quit, cancel)()
 		f(ctx)
 	})
+}
+
+// detached returns a context with ctx's values that does not end with ctx, but
+// after d, or when Close gives up: for what a request began and must not leave
+// half done.
+func (b *BFF) detached(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	unhook := context.AfterFunc(b.stop, cancel)
+	return ctx, func() { unhook(); cancel() }
 }
 
 // storeContext bounds one call of the store.

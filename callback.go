@@ -420,11 +420,9 @@ func authorizationProblem(code string) *Problem {
 // received is ended again.
 func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code string) *Problem {
 	// Each step has its own deadline: the exchange, the keys, userinfo.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 4*b.cfg.IssuerTimeout+b.cfg.StoreTimeout)
+	ctx, cancel := b.detached(r.Context(), 4*b.cfg.IssuerTimeout+b.cfg.StoreTimeout)
 	defer cancel()
-	unhook := context.AfterFunc(b.stop, cancel)
-	defer unhook()
-
+	began := time.Now()
 	select {
 	case b.tokenRequests <- struct{}{}:
 	case <-time.After(b.cfg.IssuerTimeout):
@@ -441,12 +439,11 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 		b.abandon(ctx, r, tokens)
 		return problem
 	}
-	now := time.Now()
-	id := b.ring.Load().NewID(now)
+	id := b.ring.Load().NewID(time.Now())
 	if end := id.SignedIn().Add(b.cfg.MaxLifetime); c.head.End.IsZero() || end.Before(c.head.End) {
 		c.head.End = end
 	}
-	if problem := b.file(ctx, &id, c, device(r.UserAgent()), now); problem != nil {
+	if problem := b.file(ctx, &id, c, device(r.UserAgent()), began); problem != nil {
 		b.abandon(ctx, r, tokens)
 		return problem
 	}
@@ -468,7 +465,7 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 			b.emit(ctx, r, Event{Kind: SessionEnded, Session: seal.Handle(oldKey), Reason: Replaced, By: ByUser})
 		}
 	}
-	b.limitSessions(ctx, c.head.Subject, key)
+	b.limitSessions(ctx, r, c.head.Subject, key)
 	b.setSession(w, &id, c.head.End)
 	b.countSignIn(w, r)
 	b.emit(ctx, r, Event{Kind: SignedIn, Subject: c.head.Subject, Session: seal.Handle(key)})
@@ -611,8 +608,10 @@ func (b *BFF) ask(ctx context.Context, c *content, l *Login) error {
 }
 
 // file creates the session's record, and ends it again if it was to end
-// meanwhile.
-func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, now time.Time) *Problem {
+// meanwhile: since its sign-in began, by our clock, or by the issuer's since its
+// ID token was issued.
+func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, began time.Time) *Problem {
+	now := time.Now()
 	value, err := c.seal(id)
 	if err != nil {
 		return newProblem(IssuerError, err)
@@ -634,7 +633,7 @@ func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, 
 	if err != nil {
 		return newProblem(StoreUnavailable, err)
 	}
-	ended, err := b.overtaken(ctx, id, &c.head, c.grant.IssuedAt)
+	ended, err := b.overtaken(ctx, id, c, began)
 	switch {
 	case err != nil:
 		b.endKey(ctx, key, SessionRevoked)
@@ -666,8 +665,11 @@ func (b *BFF) abandon(ctx context.Context, r *http.Request, tokens *issuer.Token
 // where the issuer publishes revocation (RFC 7009): in the background, a few
 // times, and without a promise.
 func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
-	meta := b.issuer.Known()
-	if meta == nil || meta.RevocationEndpoint == "" {
+	unpublished := func() bool {
+		meta := b.issuer.Known() // perhaps nothing yet, in a process that has just started
+		return meta != nil && meta.RevocationEndpoint == ""
+	}
+	if unpublished() {
 		return
 	}
 	token, hint := refreshToken, "refresh_token"
@@ -680,7 +682,7 @@ func (b *BFF) revoke(ctx context.Context, refreshToken, accessToken string) {
 	work := func(ctx context.Context) {
 		for pause := time.Second; ; pause *= 4 {
 			err := b.issuer.Revoke(ctx, token, hint)
-			if err == nil {
+			if err == nil || unpublished() {
 				return
 			}
 			var e *issuer.Error

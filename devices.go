@@ -57,12 +57,14 @@ func (b *BFF) serveEndSession(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	handle := strings.TrimPrefix(r.URL.Path, b.sessionsAt+"/")
-	n, err := b.endWhere(r.Context(), s.Subject(), ByUser, func(info SessionInfo) bool { return info.Handle == handle })
+	ctx, cancel := b.detached(r.Context(), endingTakes)
+	defer cancel()
+	ended, err := b.endHandle(ctx, s.Subject(), handle, Event{By: ByUser, Request: requestInfo(r)})
 	switch {
 	case err != nil:
 		b.Error(w, r, err)
 		return
-	case n == 0:
+	case !ended:
 		b.refuse(w, r, newProblem(NotFound, nil))
 		return
 	}
@@ -79,7 +81,9 @@ func (b *BFF) serveEndOthers(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	n, err := b.EndOthers(r.Context(), s)
+	ctx, cancel := b.detached(r.Context(), endingTakes)
+	defer cancel()
+	n, err := b.endOthers(ctx, s, Event{By: ByUser, Request: requestInfo(r)})
 	if err != nil {
 		b.Error(w, r, err)
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +22,11 @@ import (
 // That rests on an order of calls, not on what the store does at one stroke. A
 // login files its tags, then its record, and then looks for marks on its tags.
 // Whoever ends by a tag files a mark on it, then reads what is filed there, and
-// ends that. However the two interleave, one of them sees the other. A mark
-// bears the time up to which ID tokens were issued that it ends, by the
-// issuer's clock: a logout token that comes late doesn't end the next session.
+// ends that. However the two interleave, one of them sees the other. The mark
+// of a logout token bears its time, up to which ID tokens were issued that it
+// ends, both by the issuer's clock: one that comes late doesn't end the next
+// session. The mark of a command bears the time up to which sign-ins began that
+// it ends, both by ours.
 
 // The kinds of tags.
 const (
@@ -33,6 +36,10 @@ const (
 
 // tagMarkKept is how long a login may be in flight when its tag is marked.
 const tagMarkKept = 10 * time.Minute
+
+// endingTakes bounds how long the ending of all of a subject's sessions may go
+// on after whoever asked for it has gone.
+const endingTakes = time.Minute
 
 // atOnce bounds the calls of the store that one ending makes at the same time.
 const atOnce = 16
@@ -69,13 +76,19 @@ func (b *BFF) fileTags(ctx context.Context, id *seal.ID, key string, c *content,
 	return nil
 }
 
+// The kinds of marks.
+const (
+	markIssued = "m" // with the time by the issuer's clock
+	markBegun  = "n" // by ours
+)
+
 // overtaken reports whether a session that was just created was to end: its
-// tags are marked. issued is the time of its ID token.
-func (b *BFF) overtaken(ctx context.Context, id *seal.ID, h *record.Head, issued time.Time) (bool, error) {
+// tags are marked. began is when its sign-in came back from the issuer.
+func (b *BFF) overtaken(ctx context.Context, id *seal.ID, c *content, began time.Time) (bool, error) {
 	if b.caps.index == nil {
 		return false, nil
 	}
-	for i, tag := range tags(id, h) {
+	for i, tag := range tags(id, &c.head) {
 		ctx, cancel := b.storeContext(ctx)
 		marks, err := b.caps.index.Tagged(ctx, markTag(tag))
 		cancel()
@@ -83,8 +96,13 @@ func (b *BFF) overtaken(ctx context.Context, id *seal.ID, h *record.Head, issued
 			return false, err
 		}
 		for mark := range marks {
-			upTo, err := strconv.ParseInt(strings.TrimPrefix(mark, "m"), 10, 64)
-			if i > 0 || err == nil && issued.UnixMilli() <= upTo { // check:tag-mark
+			of := c.grant.IssuedAt
+			text, command := strings.CutPrefix(mark, markBegun)
+			if command {
+				of = began
+			}
+			upTo, err := strconv.ParseInt(strings.TrimPrefix(text, markIssued), 10, 64)
+			if i > 0 || err == nil && of.UnixMilli() <= upTo { // check:tag-mark
 				return true, nil
 			}
 		}
@@ -138,23 +156,27 @@ func (b *BFF) under(ctx context.Context, kind, value string) ([]filed, error) {
 // An ending says which sessions end together.
 type ending struct {
 	kind, value string
-	upTo        time.Time // sessions whose ID token was issued later stay
+	upTo        time.Time // sessions whose ID token was issued later stay; zero: none does
 	subject     string    // with tagSID: only this subject's, unless empty
-	why         Reason
-	by          Actor
+	event       Event     // to be told of each
 }
 
 // endTagged ends sessions by a tag. It returns how many it ended, and goes on
-// after an error, which it returns.
+// after an error, which it returns: where the mark can't be filed, what is there
+// ends all the same.
 func (b *BFF) endTagged(ctx context.Context, e ending) (int, error) {
-	until := time.Now().Add(tagMarkKept)
-	mark := "m" + strconv.FormatInt(e.upTo.UnixMilli(), 10)
+	now := time.Now()
+	mark := markBegun + strconv.FormatInt(now.UnixMilli(), 10)
+	if !e.upTo.IsZero() {
+		mark = markIssued + strconv.FormatInt(e.upTo.UnixMilli(), 10)
+	}
+	var unmarked error
 	for _, tag := range b.ring.Load().Tags(e.kind, e.value) {
 		ctx, cancel := b.storeContext(ctx)
-		err := b.caps.index.Tag(ctx, markTag(tag), mark, nil, until)
+		err := b.caps.index.Tag(ctx, markTag(tag), mark, nil, now.Add(tagMarkKept))
 		cancel()
 		if err != nil {
-			return 0, err
+			unmarked = err
 		}
 	}
 	list, err := b.under(ctx, e.kind, e.value)
@@ -164,24 +186,29 @@ func (b *BFF) endTagged(ctx context.Context, e ending) (int, error) {
 	subjects := b.ring.Load().Tags(tagSubject, e.subject)
 	list = slices.DeleteFunc(list, func(f filed) bool {
 		switch {
-		case !f.opens: // its key has gone, so nobody can use it any more
-			return true
-		case f.note.IssuedAt.After(e.upTo): // check:ends-next-session
+		case !f.opens: // nothing is known of it, so it does not stay
+			return false
+		case !e.upTo.IsZero() && f.note.IssuedAt.After(e.upTo): // check:ends-next-session
 			return true
 		case e.subject != "" && !slices.ContainsFunc(subjects, func(tag string) bool { return tag[:16] == string(f.note.Subject[:]) }): // check:sid-of-another
 			return true
 		}
 		return false
 	})
-	return b.endFiled(ctx, list, e.why, e.by)
+	n, err := b.endFiled(ctx, list, e.event)
+	if err == nil {
+		err = unmarked
+	}
+	return n, err
 }
 
-// endFiled ends sessions, many at once.
-func (b *BFF) endFiled(ctx context.Context, list []filed, why Reason, by Actor) (ended int, err error) {
+// endFiled ends sessions, many at once, and tells of each with the event.
+func (b *BFF) endFiled(ctx context.Context, list []filed, e Event) (ended int, err error) {
+	e.Kind = SessionEnded
 	var mu sync.Mutex
 	var errs []error
 	b.each(list, func(f filed) {
-		ok, err := b.endKey(ctx, f.key, why)
+		ok, err := b.endKey(ctx, f.key, e.Reason)
 		if err == nil {
 			storeCtx, cancel := b.storeContext(ctx)
 			b.caps.index.Untag(storeCtx, f.tag, f.key)
@@ -194,7 +221,9 @@ func (b *BFF) endFiled(ctx context.Context, list []filed, why Reason, by Actor) 
 			errs = append(errs, err)
 		case ok:
 			ended++
-			b.emit(ctx, nil, Event{Kind: SessionEnded, Session: seal.Handle(f.key), Reason: why, By: by})
+			e := e
+			e.Session = seal.Handle(f.key)
+			b.emit(ctx, nil, e)
 		}
 	})
 	if len(errs) > 0 {
@@ -224,8 +253,8 @@ func (b *BFF) each(list []filed, f func(filed)) {
 // A SessionInfo says what is known of a session without its cookie. Nobody can
 // use the session by it.
 type SessionInfo struct {
-	Handle    string // names the session among its subject's; not a secret
-	CreatedAt time.Time
+	Handle    string    // names the session among its subject's; not a secret
+	CreatedAt time.Time // zero if what was noted of the session can't be read
 	LastSeen  time.Time // exact to half of Config.IdleTimeout
 	ExpiresAt time.Time // without another request
 	Device    string    // coarse, from the User-Agent header: "Firefox on Linux"
@@ -257,7 +286,7 @@ func (b *BFF) SessionsOf(ctx context.Context, subject string) ([]SessionInfo, er
 		switch {
 		case err != nil:
 			failed = err
-		case ok && f.opens:
+		case ok:
 			infos = append(infos, SessionInfo{
 				Handle: seal.Handle(f.key), CreatedAt: f.note.Created, LastSeen: expires.Add(-b.cfg.IdleTimeout),
 				ExpiresAt: expires, Device: f.note.Device, filed: f,
@@ -283,7 +312,11 @@ func (b *BFF) SessionsOf(ctx context.Context, subject string) ([]SessionInfo, er
 // outside can't be revoked here, since only its cookie opens it: revoke it at
 // the issuer.
 func (b *BFF) EndSession(ctx context.Context, subject, handle string) (bool, error) {
-	n, err := b.endWhere(ctx, subject, ByApplication, func(info SessionInfo) bool { return info.Handle == handle })
+	return b.endHandle(ctx, subject, handle, Event{By: ByApplication})
+}
+
+func (b *BFF) endHandle(ctx context.Context, subject, handle string, e Event) (bool, error) {
+	n, err := b.endWhere(ctx, subject, e, func(info SessionInfo) bool { return info.Handle == handle })
 	return n > 0, err
 }
 
@@ -293,7 +326,7 @@ func (b *BFF) EndSessionsOf(ctx context.Context, subject string) (int, error) {
 	if b.caps.index == nil {
 		return 0, errNoIndex
 	}
-	n, err := b.endTagged(ctx, ending{kind: tagSubject, value: subject, upTo: time.Now(), why: SessionRevoked, by: ByApplication})
+	n, err := b.endTagged(ctx, ending{kind: tagSubject, value: subject, event: Event{Subject: subject, Reason: SessionRevoked, By: ByApplication}})
 	if err != nil {
 		return n, newProblem(StoreUnavailable, err)
 	}
@@ -306,11 +339,15 @@ func (b *BFF) EndOthers(ctx context.Context, s *Session) (int, error) {
 	if s == nil {
 		return 0, newProblem(NoSession, ErrNoSession)
 	}
-	return b.endWhere(ctx, s.Subject(), ByUser, func(info SessionInfo) bool { return info.filed.key != s.key })
+	return b.endOthers(ctx, s, Event{By: ByUser})
+}
+
+func (b *BFF) endOthers(ctx context.Context, s *Session, e Event) (int, error) {
+	return b.endWhere(ctx, s.Subject(), e, func(info SessionInfo) bool { return info.filed.key != s.key })
 }
 
 // endWhere ends those of a subject's sessions that match.
-func (b *BFF) endWhere(ctx context.Context, subject string, by Actor, match func(SessionInfo) bool) (int, error) {
+func (b *BFF) endWhere(ctx context.Context, subject string, e Event, match func(SessionInfo) bool) (int, error) {
 	infos, err := b.SessionsOf(ctx, subject)
 	if err != nil {
 		return 0, err
@@ -321,7 +358,8 @@ func (b *BFF) endWhere(ctx context.Context, subject string, by Actor, match func
 			list = append(list, info.filed)
 		}
 	}
-	n, err := b.endFiled(ctx, list, SessionRevoked, by)
+	e.Subject, e.Reason = subject, SessionRevoked
+	n, err := b.endFiled(ctx, list, e)
 	if err != nil {
 		return n, newProblem(StoreUnavailable, err)
 	}
@@ -330,7 +368,7 @@ func (b *BFF) endWhere(ctx context.Context, subject string, by Actor, match func
 
 // limitSessions ends the oldest sessions of a subject that has too many. key is
 // that of the newest, which stays.
-func (b *BFF) limitSessions(ctx context.Context, subject, key string) {
+func (b *BFF) limitSessions(ctx context.Context, r *http.Request, subject, key string) {
 	if b.cfg.MaxSessions == 0 {
 		return
 	}
@@ -341,7 +379,7 @@ func (b *BFF) limitSessions(ctx context.Context, subject, key string) {
 		for _, info := range infos[b.cfg.MaxSessions-1:] {
 			list = append(list, info.filed)
 		}
-		_, err = b.endFiled(ctx, list, Replaced, BySystem)
+		_, err = b.endFiled(ctx, list, Event{Subject: subject, Reason: Replaced, By: BySystem, Request: requestInfo(r)})
 	}
 	if err != nil {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "a subject's oldest sessions were not ended", slog.Any("err", err))

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,4 +211,195 @@ func TestStoreWithoutIndex(t *testing.T) {
 			t.Errorf("GET %s = %v, want 404", path, r)
 		}
 	}
+}
+
+// A command ends every session that there is, whatever the issuer's clock says
+// of their ID tokens, and a sign-in that began before it.
+func TestCommandGoesByOurClock(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"ahead": 25 * time.Second, "behind": -25 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &gatedStore{Store: memstore.New(memstore.Options{})}
+				a := newApp(t, setup{config: bff.Config{Store: store}})
+				a.iss.Break("token", claimAt("iat", skew))
+				b := a.signIn("alice")
+				alice := a.iss.Grants()[0].Subject
+				if n, err := a.auth.EndSessionsOf(t.Context(), alice); n != 1 || err != nil || signedIn(t, b) {
+					t.Errorf("EndSessionsOf = %d, %v; the user is signed in: %v", n, err, signedIn(t, b))
+				}
+				time.Sleep(time.Millisecond)
+				if b = a.signIn("alice"); !signedIn(t, b) {
+					t.Error("the user can't sign in again")
+				}
+				time.Sleep(time.Minute)
+				store.before(func() { a.auth.EndSessionsOf(t.Context(), alice) })
+				other := a.browser()
+				if r := other.SignIn("alice"); signedIn(t, other) || !strings.Contains(r.Err.Error(), "session_revoked") {
+					t.Errorf("a sign-in that was under way survived: %v", r)
+				}
+				if signedIn(t, b) {
+					t.Error("the session from before lives")
+				}
+			})
+		})
+	}
+}
+
+// An indexStore lets a test decide what a call of the index comes to.
+type indexStore struct {
+	*memstore.Store
+	full atomic.Bool // no entry is taken
+	torn atomic.Bool // notes come back damaged
+}
+
+func (s *indexStore) Tag(ctx context.Context, tag, key string, note []byte, until time.Time) error {
+	if s.full.Load() {
+		return memstore.ErrFull
+	}
+	return s.Store.Tag(ctx, tag, key, note, until)
+}
+
+func (s *indexStore) Tagged(ctx context.Context, tag string) (map[string][]byte, error) {
+	notes, err := s.Store.Tagged(ctx, tag)
+	if s.torn.Load() {
+		for key := range notes {
+			notes[key] = []byte("damaged")
+		}
+	}
+	return notes, err
+}
+
+// What can be ended is, though the index is full or what it noted can't be
+// read.
+func TestEndingWithADamagedIndex(t *testing.T) {
+	synctest.Test(t, testEndingWithADamagedIndex)
+}
+
+func testEndingWithADamagedIndex(t *testing.T) {
+	store := &indexStore{Store: memstore.New(memstore.Options{})}
+	a := newApp(t, setup{config: bff.Config{Store: store}})
+	one, two := a.signIn("alice"), a.signIn("alice")
+	alice, ctx := a.iss.Grants()[0].Subject, t.Context()
+	store.torn.Store(true)
+	if list := devices(t, one); len(list) != 2 {
+		t.Errorf("%d sessions are listed, want 2", len(list))
+	}
+	if n, err := a.auth.EndSessionsOf(ctx, alice); n != 2 || err != nil || signedIn(t, one) || signedIn(t, two) {
+		t.Errorf("EndSessionsOf without readable notes = %d, %v", n, err)
+	}
+	store.torn.Store(false)
+	time.Sleep(2 * time.Millisecond)
+	one = a.signIn("alice")
+	store.full.Store(true)
+	if n, err := a.auth.EndSessionsOf(ctx, alice); n != 1 || err == nil || signedIn(t, one) {
+		t.Errorf("EndSessionsOf without room for a mark = %d, %v; want 1 and an error", n, err)
+	}
+	store.full.Store(false)
+	time.Sleep(2 * time.Millisecond)
+	one = a.signIn("alice")
+	store.torn.Store(true)
+	checkLogoutAnswer(t, a.logout(a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"] = alice })), 200)
+	if signedIn(t, one) {
+		t.Error("a logout token left a session whose note can't be read")
+	}
+}
+
+// A leavingStore calls a function in the middle of the first ending.
+type leavingStore struct {
+	*memstore.Store
+	leave func()
+}
+
+func (s *leavingStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
+	s.leave()
+	return s.Store.End(ctx, key, version, mark, until)
+}
+
+// Whoever asks for the end of many sessions and doesn't wait for it, leaves none
+// of them: an issuer with a short time-out, a closed tab.
+func TestEndingIsNotLeftHalfDone(t *testing.T) {
+	for name, request := range map[string]func(a *app, b *bfftest.Browser) *http.Request{
+		"issuer": func(a *app, _ *bfftest.Browser) *http.Request {
+			token := a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"] = a.iss.Grants()[0].Subject })
+			r := httptest.NewRequest("POST", "/auth/backchannel-logout", strings.NewReader("logout_token="+token))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			return r
+		},
+		"tab": func(a *app, b *bfftest.Browser) *http.Request {
+			r := httptest.NewRequest("POST", "/auth/sessions/end-others", nil)
+			r.AddCookie(sessionCookie(a.T, b))
+			r.Header.Set("Sec-Fetch-Site", "same-origin")
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			a := newApp(t, setup{config: bff.Config{Store: &leavingStore{memstore.New(memstore.Options{}), leave}}})
+			var others []*bfftest.Browser
+			for range 50 {
+				others = append(others, a.signIn("alice"))
+			}
+			b := a.signIn("alice")
+			a.handler.ServeHTTP(httptest.NewRecorder(), request(a, b).WithContext(ctx))
+			alive := 0
+			for _, o := range others {
+				if signedIn(t, o) {
+					alive++
+				}
+			}
+			if ctx.Err() == nil || alive > 0 {
+				t.Errorf("%d of 50 sessions live on", alive)
+			}
+		})
+	}
+}
+
+// Events of an ending say whose session it was, and what request asked for it.
+func TestEventsOfEndings(t *testing.T) {
+	synctest.Test(t, testEventsOfEndings)
+}
+
+func testEventsOfEndings(t *testing.T) {
+	tr := &trail{}
+	a := newApp(t, setup{config: bff.Config{OnEvent: tr.add, MaxSessions: 2}})
+	expect := func(step, path string) {
+		t.Helper()
+		n := 0
+		for _, e := range tr.take() {
+			if e.Kind != bff.SessionEnded {
+				continue
+			}
+			n++
+			got := ""
+			if e.Request != nil {
+				got = e.Request.Path
+			}
+			if e.Subject != a.iss.Grants()[0].Subject || e.Session == "" || got != path {
+				t.Errorf("%s: session %q of %q was ended by a request for %q, want one for %q", step, e.Session, e.Subject, got, path)
+			}
+		}
+		if n == 0 {
+			t.Errorf("%s: no event", step)
+		}
+	}
+	one, two := a.signIn("alice"), a.signIn("alice")
+	two.Fetch("POST", "/auth/sessions/end-others", nil, nil)
+	expect("end-others", "/auth/sessions/end-others")
+	handle := devices(t, two)[0]["handle"].(string)
+	two.Fetch("DELETE", "/auth/sessions/"+handle, nil, nil)
+	expect("delete", "/auth/sessions/"+handle)
+	for range 3 {
+		one = a.signIn("alice")
+		time.Sleep(2 * time.Millisecond)
+	}
+	expect("too many", "/auth/callback")
+	signOut(one)
+	expect("sign-out", "/logout")
+	a.logout(a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"] = a.iss.Grants()[0].Subject }))
+	expect("logout token", "/auth/backchannel-logout")
+	time.Sleep(time.Second) // ID tokens and logout tokens count in seconds
+	a.signIn("alice")
+	a.auth.EndSessionsOf(t.Context(), a.iss.Grants()[0].Subject)
+	expect("command", "")
 }

@@ -40,7 +40,7 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 	}
 	to := home
 	if state == cookieValid {
-		who, problem := b.signOut(r.Context(), &id)
+		who, problem := b.signOut(r, &id)
 		if problem != nil {
 			problem.Page = !wantsJSON(r)
 			b.refuse(w, r, problem)
@@ -49,7 +49,7 @@ func (b *BFF) serveLogout(w http.ResponseWriter, r *http.Request) {
 		if who != nil {
 			b.forget(w, r)
 			if one(query, "onlyHere") != "1" {
-				to = b.endSession(w, who, home, wantsJSON(r))
+				to = b.endSession(w, r, who, home, wantsJSON(r))
 			}
 		}
 	}
@@ -71,8 +71,8 @@ type leaver struct {
 
 // signOut ends the session of id and revokes its refresh token. It returns nil
 // if there was none.
-func (b *BFF) signOut(ctx context.Context, id *seal.ID) (*leaver, *Problem) {
-	key := id.RecordKey()
+func (b *BFF) signOut(r *http.Request, id *seal.ID) (*leaver, *Problem) {
+	key, ctx := id.RecordKey(), r.Context()
 	rec, _, problem := b.load(ctx, id, key)
 	if problem != nil && problem.Status == http.StatusUnauthorized {
 		return nil, nil
@@ -87,7 +87,7 @@ func (b *BFF) signOut(ctx context.Context, id *seal.ID) (*leaver, *Problem) {
 		return nil, newProblem(StoreUnavailable, err)
 	}
 	if ended {
-		b.emit(ctx, nil, Event{Kind: SessionEnded, Subject: rec.head.Subject, Session: seal.Handle(key), Reason: SignedOut, By: ByUser})
+		b.emit(ctx, r, Event{Kind: SessionEnded, Subject: rec.head.Subject, Session: seal.Handle(key), Reason: SignedOut, By: ByUser})
 	}
 	b.untag(ctx, id, key, &rec.head)
 	who := &leaver{hint: rec.hint(b.cfg.LogoutHint)}
@@ -138,15 +138,21 @@ const logoutStateLen = 26
 // maxLogoutURL bounds the end-session request: servers refuse a longer line.
 const maxLogoutURL = 8000
 
+// metadataWait bounds how long a sign-out waits for the issuer's metadata, in a
+// process that has none yet.
+const metadataWait = 2 * time.Second
+
 // endSession returns where the issuer ends its own session and sends the
 // browser back to us, or home if it doesn't say or can't be asked now.
 //
 // The hint is an ID token: it goes to the issuer, in a redirect that no script
 // can read, and nowhere else. One that would make the request too long is left
 // out, and the issuer may have to ask the user.
-func (b *BFF) endSession(w http.ResponseWriter, who *leaver, home string, script bool) string {
-	meta := b.issuer.Known()
-	if meta == nil || meta.EndSessionEndpoint == "" {
+func (b *BFF) endSession(w http.ResponseWriter, r *http.Request, who *leaver, home string, script bool) string {
+	ctx, cancel := context.WithTimeout(r.Context(), metadataWait)
+	defer cancel()
+	meta, err := b.issuer.Metadata(ctx)
+	if err != nil || meta.EndSessionEndpoint == "" {
 		return home
 	}
 	u, err := url.Parse(meta.EndSessionEndpoint)

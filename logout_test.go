@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
@@ -266,4 +268,39 @@ func TestRevokeAccessToken(t *testing.T) {
 	b := a.signIn("alice")
 	signOut(b)
 	eventually(t, "both tokens are revoked", func() bool { return a.iss.Count("revoke") == 2 })
+}
+
+// A replica that has just started signs out as completely as any: it asks for
+// the issuer's metadata if it has to, but doesn't wait long for that.
+func TestSignOutAtAFreshReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apps, at := fleet(t, 4, setup{})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		r := at(1, b).Fetch("POST", "/logout", nil, http.Header{"Accept": {"application/json"}})
+		var out struct{ RedirectURL string }
+		if r.JSON(&out) != nil || !strings.HasPrefix(out.RedirectURL, iss.URL()+"/endsession?") {
+			t.Errorf("POST /logout = %v %s, want the issuer's end-session endpoint", r, r.Body)
+		}
+		synctest.Wait()
+		if n := iss.Count("revoke"); n != 1 {
+			t.Errorf("%d revocations, want 1", n)
+		}
+
+		b = apps[0].signIn("bob")
+		heal := iss.Break("discovery", bfftest.Fault{Hang: true})
+		start := time.Now()
+		r = at(2, b).Fetch("POST", "/logout", nil, http.Header{"Accept": {"application/json"}})
+		if r.JSON(&out) != nil || out.RedirectURL != appURL+"/" || time.Since(start) > 3*time.Second {
+			t.Errorf("with an issuer that hangs: %v %s after %v", r, r.Body, time.Since(start))
+		}
+		if signedIn(t, b) {
+			t.Error("the session lives")
+		}
+		heal()
+		time.Sleep(time.Minute)
+		if n := iss.Count("revoke"); n != 2 {
+			t.Errorf("%d revocations once the issuer is back, want 2", n)
+		}
+	})
 }

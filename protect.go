@@ -135,15 +135,14 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 		}
 	}
 	unsafe := !isSafe(r.Method)
-	if (every || unsafe) && !(outer && s.proven) && !b.passes(r, &id, rule) { // check:proof
+	if (every || unsafe) && !b.passes(r, &id, rule) { // check:proof a Protect around us may take less for a proof
 		return nil, newProblem(CSRF, nil)
 	}
-	if !outer {
+	if !outer || rt.fresh && !s.fresh {
 		var problem *Problem
 		if s, problem = b.session(r.Context(), id, rt.passive || isPassive(r), !unsafe && !rt.fresh); problem != nil {
 			return b.anonymous(r, rt, problem)
 		}
-		s.proven = unsafe
 		if problem := b.keepFresh(r.Context(), s); problem != nil {
 			return b.anonymous(r, rt, problem)
 		}

@@ -6,8 +6,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/agglestone/bff"
+	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 )
 
 // S23, X113: a page leads to the login, anything else is told 401.
@@ -212,4 +216,41 @@ func TestHandlerOfAnotherRelyingParty(t *testing.T) {
 	if r := a.signIn("alice").Fetch("GET", "/nested", nil, nil); r.Status != 401 {
 		t.Errorf("nested = %v", r)
 	}
+}
+
+// Protect around Protect or Proxy admits a request once, but to no more than
+// each of them would by itself.
+func TestProtectAroundProtect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.Options{})
+		iss, key := bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+		a := newApp(t, setup{
+			at:     iss,
+			config: bff.Config{Store: plainStore{store}, CacheSize: 10, Keys: []bff.Key{key}},
+			mux: func(a *app, mux *http.ServeMux) {
+				around := a.auth.Middleware()
+				mux.Handle("/around/page", around(a.auth.ProtectFunc(whoami, bff.MaxAuthAge(time.Hour))))
+				up := bff.Upstream{URL: "https://api.example.com/v1", StripPrefix: "/around", Transport: bfftest.InProcess(map[string]http.Handler{"https://api.example.com": a.api})}
+				mux.Handle("/around/api/", around(a.auth.Proxy(up)))
+			},
+		})
+		other := newApp(t, setup{at: iss, config: bff.Config{Store: plainStore{store}, Keys: []bff.Key{key}}})
+		b := a.signIn("alice")
+		for method, target := range map[string]string{"GET": "/around/page", "POST": "/around/api/x"} {
+			if r := b.Fetch(method, target, nil, nil); r.Status != 200 {
+				t.Errorf("%s %s = %v", method, target, r)
+			}
+		}
+		// D3: a navigation is a proof for Protect, and none for Proxy.
+		hits := a.api.hits()
+		if r := b.Post("/around/api/x", nil); r.Status != 403 || r.Reason() != "csrf" || a.api.hits() != hits {
+			t.Errorf("a form for an API behind Protect = %v, want 403 csrf", r)
+		}
+		// D16: a step-up reads past the cache.
+		page(t, b, "GET")
+		signOut(atOther(t, b, other))
+		if r := b.Fetch("GET", "/around/page", nil, nil); r.Status != 401 {
+			t.Errorf("a page that wants a recent sign-in, after a sign-out elsewhere = %v, want 401", r)
+		}
+	})
 }

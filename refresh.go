@@ -94,6 +94,7 @@ func (b *BFF) refreshAt(h *record.Head) time.Time {
 	if margin == 0 {
 		margin = min(life/10, time.Minute)
 	}
+	margin = min(margin, life/2) // or a new token would be past it at once
 	return h.AccessObtained.Add(min(life-margin, b.cfg.RefreshEvery))
 }
 
@@ -486,11 +487,11 @@ func (r *refresher) conclude(ctx context.Context, rec *loaded) (*loaded, *Proble
 		r.refused = ""
 		return nil, nil, false
 	}
-	return r.endAt(ctx, rec.version, RefreshRejected)
+	return r.endAt(ctx, rec.version, rec.head.Subject, RefreshRejected)
 }
 
 // endAt ends the session as a conclusion drawn from a version of its record.
-func (r *refresher) endAt(ctx context.Context, version uint64, why Reason) (*loaded, *Problem, bool) {
+func (r *refresher) endAt(ctx context.Context, version uint64, subject string, why Reason) (*loaded, *Problem, bool) {
 	storeCtx, cancel := r.b.storeContext(ctx)
 	defer cancel()
 	ok, err := r.b.store.End(storeCtx, r.key, version, []byte(why), time.Now().Add(markKept))
@@ -505,7 +506,7 @@ func (r *refresher) endAt(ctx context.Context, version uint64, why Reason) (*loa
 	if why == SessionRevoked {
 		by = ByApplication // Config.OnLogin refused
 	}
-	r.b.emit(ctx, nil, Event{Kind: SessionEnded, Session: seal.Handle(r.key), Reason: why, By: by})
+	r.b.emit(ctx, nil, Event{Kind: SessionEnded, Subject: subject, Session: seal.Handle(r.key), Reason: why, By: by})
 	return nil, newProblem(why, ErrNoSession), true
 }
 
@@ -729,7 +730,7 @@ func (w *writer) look(ctx context.Context) (rec *loaded, gone, unclear *Problem)
 // them.
 func (w *writer) condemn(ctx context.Context, tokens *issuer.TokenResponse, why Reason) *Problem {
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		_, problem, done := w.endAt(ctx, w.version, why)
+		_, problem, done := w.endAt(ctx, w.version, w.content.head.Subject, why)
 		rec, gone, _ := w.look(ctx)
 		if done && problem.Status == http.StatusUnauthorized {
 			gone = problem

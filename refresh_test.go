@@ -757,3 +757,22 @@ func TestNewSignInDuringRefresh(t *testing.T) {
 		}
 	})
 }
+
+// A margin that is longer than the tokens of the issuer live doesn't make each
+// request a refresh.
+func TestRefreshMarginLongerThanTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{issuer: bfftest.Options{AccessTokenLifetime: time.Minute}, config: bff.Config{RefreshMargin: 2 * time.Minute}})
+		b := a.signIn("alice")
+		for range 120 {
+			if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+				t.Fatal(r)
+			}
+			synctest.Wait()
+			time.Sleep(time.Second)
+		}
+		if n := a.iss.Count("token:refresh_token"); n < 2 || n > 4 {
+			t.Errorf("%d refreshes in two minutes with tokens of one, want one each half minute", n)
+		}
+	})
+}

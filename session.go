@@ -160,10 +160,10 @@ const markKept = time.Hour
 // It is safe for concurrent use. The methods of a nil *Session answer with zero
 // values and, where they return an error, with ErrNoSession.
 type Session struct {
-	b      *BFF
-	id     seal.ID
-	key    string // of the record
-	proven bool   // the request proved its origin
+	b     *BFF
+	id    seal.ID
+	key   string // of the record
+	fresh bool   // it was read past the cache
 
 	mu   sync.Mutex
 	rec  *loaded
@@ -510,7 +510,7 @@ func logKey(key string) string {
 // that is due and the request counts as activity. cacheMay says whether the
 // cache may answer.
 func (b *BFF) session(ctx context.Context, id seal.ID, passive, cacheMay bool) (*Session, *Problem) {
-	s := &Session{b: b, id: id}
+	s := &Session{b: b, id: id, fresh: !cacheMay}
 	s.key = s.id.RecordKey()
 	rec, expires, problem := b.lookUp(ctx, &s.id, s.key, cacheMay)
 	if problem != nil {
