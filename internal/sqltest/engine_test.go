@@ -273,7 +273,8 @@ func TestPostgres(t *testing.T) {
 	e, _ := postgres(t)
 	t.Run("contract", func(t *testing.T) { contract(t, e) })
 	// As some databases are set up for all that they do.
-	t.Run("serializable", func(t *testing.T) { contract(t, e.with("", "default_transaction_isolation=serializable")) })
+	t.Run("serializable", func(t *testing.T) { crowd(t, e.with("", "default_transaction_isolation=serializable").store(t)) })
+	t.Run("repeatable-read", func(t *testing.T) { crowd(t, e.with("", "default_transaction_isolation=repeatable%20read").store(t)) })
 	t.Run("pq", func(t *testing.T) { life(t, e.with("postgres", "").store(t)) })
 	t.Run("pgx-exec", func(t *testing.T) { life(t, e.with("", "default_query_exec_mode=exec").unprepared().store(t)) })
 	t.Run("pgx-unprepared", func(t *testing.T) { life(t, e.unprepared().store(t)) })
