@@ -17,7 +17,7 @@
 // or two of them with a Redis between, start a world of their own.
 //
 // Nothing outside this machine is contacted, and nothing on it is changed: no
-// trust store, no hosts file. Node, Chromium and redis-server must be
-// installed and issuer/node_modules filled; from the root of the repository, "make setup"
+// trust store, no hosts file. Node, Chromium and redis-server must be installed
+// and issuer/node_modules filled; from the root of the repository, "make setup"
 // does that and "make e2e" runs the tests.
 package e2e
