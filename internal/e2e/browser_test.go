@@ -45,9 +45,9 @@ type visit struct {
 	t        *testing.T
 	ctx      context.Context
 	tabs     []*tab
-	seenAt   int // first exchange of this visit
-	callsAt  int // first call of the upstream
-	logAt    int // first byte of the gateway's log
+	seenAt   int   // first exchange of this visit
+	callsAt  int   // first call of the upstream
+	logAt    []int // first byte of each gateway's log
 	shots    int
 	leaky    bool // a test of the search itself, which expects to find something
 	mu       sync.Mutex
@@ -72,9 +72,15 @@ type tab struct {
 // visit is searched for tokens.
 func newVisit(t *testing.T, w *world) *visit {
 	t.Helper()
+	return newVisitAt(t, w, w.app)
+}
+
+// newVisitAt is newVisit with another front for the app.
+func newVisitAt(t *testing.T, w *world, app *front) *visit {
+	t.Helper()
 	v := &visit{world: w, t: t, seenAt: w.seen.len(), callsAt: w.upstream.len()}
-	if w.gateway != nil {
-		v.logAt = w.gateway.log.len()
+	for _, g := range w.gateways {
+		v.logAt = append(v.logAt, g.log.len())
 	}
 	w.issuer.reset(t)
 	profile, err := os.MkdirTemp("", "bff-e2e-profile-")
@@ -83,6 +89,9 @@ func newVisit(t *testing.T, w *world) *visit {
 	}
 	rules := []string{"MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1"}
 	for host, addr := range w.routes {
+		if addr == w.app.addr {
+			addr = app.addr
+		}
 		rules = append([]string{"MAP " + host + " " + addr}, rules...)
 	}
 	opts := slices.Clone(chromedp.DefaultExecAllocatorOptions[:])
@@ -237,8 +246,8 @@ func (v *visit) explain() {
 		}
 		v.t.Log(v.blank(line))
 	}
-	if v.gateway != nil {
-		v.t.Logf("gateway log:\n%s", v.gateway.log.String()[v.logAt:])
+	for i, at := range v.logAt {
+		v.t.Logf("gateway %d log:\n%s", i+1, v.gateways[i].log.String()[at:])
 	}
 	v.t.Logf("issuer log:\n%s", v.issuer.log.String())
 }

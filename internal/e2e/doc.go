@@ -13,10 +13,11 @@
 // There are two lanes. In the TLS lane the app and the issuer live on two
 // registrable domains, so that cross-site means cross-site and the cookies
 // bear their production names. In the loopback lane everything is plain http
-// on 127.0.0.1, as in development.
+// on 127.0.0.1, as in development. Tests that need a gateway of another kind,
+// or two of them with a Redis between, start a world of their own.
 //
 // Nothing outside this machine is contacted, and nothing on it is changed: no
-// trust store, no hosts file. Node and Chromium must be installed and
-// issuer/node_modules filled; from the root of the repository, "make setup"
+// trust store, no hosts file. Node, Chromium and redis-server must be installed
+// and issuer/node_modules filled; from the root of the repository, "make setup"
 // does that and "make e2e" runs the tests.
 package e2e

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -19,6 +20,7 @@ import (
 
 // An exchange is one request and its answer as a front saw them.
 type exchange struct {
+	began      time.Time
 	front      string // the front's name; "backchannel" for what no browser sent
 	method     string
 	url        string // absolute, as the client asked for it
@@ -125,7 +127,8 @@ func (f *front) handle(h http.Handler) {
 }
 
 // record runs the front's handler and files what came and went before the
-// client gets to see it.
+// client gets to see it. Event streams and WebSockets are not held back; what
+// was said is filed when they end, of a WebSocket no more than that it was there.
 func (f *front) record(tr *transcript) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
@@ -135,6 +138,7 @@ func (f *front) record(tr *transcript) http.Handler {
 			http.Error(w, "front: nothing behind it yet", http.StatusBadGateway)
 			return
 		}
+		began := time.Now()
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil {
 			return // the client is gone
@@ -142,6 +146,7 @@ func (f *front) record(tr *transcript) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.Header.Del("Accept-Encoding") // answers must be legible to the search
 		e := exchange{
+			began:     began,
 			front:     f.name,
 			method:    r.Method,
 			url:       f.origin + r.RequestURI,
@@ -151,6 +156,15 @@ func (f *front) record(tr *transcript) http.Handler {
 		e.reqHeader.Set("Host", r.Host)
 		if !strings.HasPrefix(r.UserAgent(), "Mozilla/") {
 			e.front = "backchannel"
+		}
+		if r.Header.Get("Upgrade") != "" || r.Header.Get("Accept") == "text/event-stream" {
+			p := &passed{ResponseWriter: w, status: http.StatusOK}
+			defer func() {
+				e.status, e.respHeader, e.respBody = p.status, p.header, p.body.String()
+				tr.add(e)
+			}()
+			h.ServeHTTP(p, r)
+			return
 		}
 		buf := &buffered{header: make(http.Header), status: http.StatusOK}
 		h.ServeHTTP(buf, r)
@@ -186,6 +200,34 @@ func (b *buffered) Write(p []byte) (int, error) {
 	b.wrote = true
 	return b.body.Write(p)
 }
+
+// A passed is a ResponseWriter that holds nothing back and keeps a copy.
+type passed struct {
+	http.ResponseWriter
+	status int
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (p *passed) WriteHeader(status int) {
+	if status >= 200 {
+		p.status, p.header = status, p.Header().Clone()
+	}
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p *passed) Write(b []byte) (int, error) {
+	n, err := p.ResponseWriter.Write(b)
+	p.body.Write(b[:n])
+	return n, err
+}
+
+func (p *passed) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	p.status = http.StatusSwitchingProtocols
+	return http.NewResponseController(p.ResponseWriter).Hijack()
+}
+
+func (p *passed) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 // A tunnel is the egress proxy of the gateway: it takes CONNECT for the hosts
 // it knows and leads them to a front. That is how a process that resolves names

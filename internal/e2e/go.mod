@@ -3,6 +3,7 @@ module github.com/agglestone/bff/internal/e2e
 go 1.26.0
 
 require (
+	github.com/agglestone/bff v0.0.0
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 )

@@ -47,7 +47,7 @@ type issuerStats struct {
 }
 
 // startIssuer runs the issuer and waits for its ports.
-func startIssuer(ctx context.Context, id, clientID, redirectURI, postLogoutURI string) (*issuer, error) {
+func startIssuer(ctx context.Context, id, clientID, redirectURI, postLogoutURI string, env ...string) (*issuer, error) {
 	dir, err := filepath.Abs("issuer")
 	if err != nil {
 		return nil, err
@@ -75,6 +75,7 @@ func startIssuer(ctx context.Context, id, clientID, redirectURI, postLogoutURI s
 		fmt.Sprintf("ACCESS_TTL=%d", accessTTL),
 		"BEHIND_PROXY=1",
 	}
+	cmd.Env = append(cmd.Env, env...)
 	ready := &firstLine{line: make(chan []byte, 1)}
 	cmd.Stdout = ready
 	// The issuer ends with its stdin: it can't outlive this process.

@@ -176,7 +176,7 @@ func (v *visit) leaks() (complaints []string) {
 		search("the body of "+e.String(), e.respBody, app)
 		noCookie("the body of "+e.String(), e.respBody)
 	}
-	if v.gateway != nil && answers == 0 {
+	if len(v.gateways) > 0 && answers == 0 {
 		complaints = append(complaints, "the fronts saw no answer of the app: this search is looking in the wrong place")
 	}
 
@@ -219,8 +219,8 @@ func (v *visit) leaks() (complaints []string) {
 			}
 		}
 	}
-	if v.gateway != nil {
-		log := v.gateway.log.String()[v.logAt:]
+	for i, at := range v.logAt {
+		log := v.gateways[i].log.String()[at:]
 		search("the gateway's log", log, true)
 		noCookie("the gateway's log", log)
 	}

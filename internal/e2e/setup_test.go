@@ -21,7 +21,15 @@ import (
 // ownWorld starts a world for one test, whose app is a stub.
 func ownWorld(t *testing.T, app http.Handler) *world {
 	t.Helper()
-	w, err := newWorld(true)
+	w := privateWorld(t, "")
+	w.app.handle(app)
+	return w
+}
+
+// privateWorld starts a world for one test.
+func privateWorld(t *testing.T, backchannel string) *world {
+	t.Helper()
+	w, err := newWorld(true, backchannel)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +38,6 @@ func ownWorld(t *testing.T, app http.Handler) *world {
 			t.Error(err)
 		}
 	})
-	w.app.handle(app)
 	return w
 }
 

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -92,6 +94,10 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
+	if c.status == http.StatusOK && strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		echoWebSocket(w, r.Header.Get("Sec-WebSocket-Key"))
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(c.status)
 	json.NewEncoder(w).Encode(map[string]any{
@@ -123,6 +129,41 @@ func (u *upstream) userinfo(r *http.Request, token string) (map[string]any, erro
 		return nil, nil
 	default:
 		return nil, fmt.Errorf("userinfo: %s", resp.Status)
+	}
+}
+
+// echoWebSocket says everything back on a WebSocket until the other side closes
+// it (RFC 6455). It takes short frames only.
+func echoWebSocket(w http.ResponseWriter, key string) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+		base64.StdEncoding.EncodeToString(sum[:]))
+	for rw.Flush() == nil {
+		var head [6]byte // the last four are the mask
+		if _, err := io.ReadFull(rw, head[:]); err != nil {
+			return
+		}
+		op, size := head[0]&0xf, int(head[1]&0x7f)
+		if size > 125 {
+			return
+		}
+		text := make([]byte, size)
+		if _, err := io.ReadFull(rw, text); err != nil {
+			return
+		}
+		for i := range text {
+			text[i] ^= head[2+i%4]
+		}
+		rw.Write(append([]byte{head[0], byte(size)}, text...))
+		if op == 8 { // close
+			rw.Flush()
+			return
+		}
 	}
 }
 

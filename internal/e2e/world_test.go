@@ -63,7 +63,7 @@ type lane struct {
 
 func (l *lane) start(t *testing.T) *world {
 	t.Helper()
-	l.once.Do(func() { l.world, l.err = newWorld(l.tls) })
+	l.once.Do(func() { l.world, l.err = newWorld(l.tls, "") })
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
@@ -92,19 +92,24 @@ type world struct {
 	routes   map[string]string // host:port -> front, TLS only
 	issuer   *issuer
 	upstream *upstream
+	keys     string // what its gateways seal with
 
 	gatewayOnce sync.Once
-	gateway     *process
 	gatewayErr  error
+	gateways    []*process
 }
 
 func (w *world) callbackURL() string   { return w.app.origin + "/auth/callback" }
 func (w *world) postLogoutURL() string { return w.app.origin + "/goodbye" }
 
-func newWorld(tls bool) (_ *world, err error) {
+// newWorld starts one. With back-channel logout the issuer tells the app of
+// sign-outs, by its session ("sid") or by the subject alone ("sub").
+func newWorld(tls bool, backchannel string) (_ *world, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	w := &world{tls: tls, routes: map[string]string{}}
+	key := make([]byte, 32)
+	rand.Read(key)
+	w := &world{tls: tls, routes: map[string]string{}, keys: base64.StdEncoding.EncodeToString(key)}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -136,7 +141,16 @@ func newWorld(tls bool) (_ *world, err error) {
 			w.routes[host+":443"] = (*f.to).addr
 		}
 	}
-	if w.issuer, err = startIssuer(ctx, w.issuerAt.origin, clientID, w.callbackURL(), w.postLogoutURL()); err != nil {
+	var env []string
+	if backchannel != "" {
+		env = []string{
+			"BACKCHANNEL=" + backchannel,
+			"BACKCHANNEL_URI=" + w.app.origin + "/auth/backchannel-logout",
+			"BACKCHANNEL_AT=" + w.app.addr,
+			"NODE_EXTRA_CA_CERTS=" + w.ca.file,
+		}
+	}
+	if w.issuer, err = startIssuer(ctx, w.issuerAt.origin, clientID, w.callbackURL(), w.postLogoutURL(), env...); err != nil {
 		return nil, err
 	}
 	w.issuerAt.to(w.issuer.addr)
@@ -152,8 +166,8 @@ func newWorld(tls bool) (_ *world, err error) {
 
 func (w *world) close() error {
 	var errs []error
-	if w.gateway != nil {
-		errs = append(errs, w.gateway.stop())
+	for _, g := range w.gateways {
+		errs = append(errs, g.stop())
 	}
 	if w.issuer != nil {
 		errs = append(errs, w.issuer.stop())
@@ -172,8 +186,10 @@ func (w *world) close() error {
 	if w.upstream != nil {
 		w.upstream.close()
 	}
-	if w.gateway != nil && strings.Contains(w.gateway.log.String(), "DATA RACE") {
-		errs = append(errs, fmt.Errorf("data race in the gateway:\n%s", w.gateway.log.String()))
+	for _, g := range w.gateways {
+		if log := g.log.String(); strings.Contains(log, "DATA RACE") {
+			errs = append(errs, fmt.Errorf("data race in the gateway:\n%s", log))
+		}
 	}
 	errs = append(errs, os.RemoveAll(w.dir))
 	return errors.Join(errs...)
@@ -234,28 +250,28 @@ func removeBuild() error {
 // withGateway has the gateway running behind the app's front.
 func (w *world) withGateway(t *testing.T) *world {
 	t.Helper()
-	w.gatewayOnce.Do(func() { w.gateway, w.gatewayErr = w.startGateway() })
+	w.gatewayOnce.Do(func() { w.gatewayErr = w.startGateway(w.app) })
 	if w.gatewayErr != nil {
 		t.Fatal(w.gatewayErr)
 	}
 	return w
 }
 
-func (w *world) startGateway() (*process, error) {
+// startGateway starts a gateway behind a front. env comes on top of what all
+// gateways of this world get.
+func (w *world) startGateway(behind *front, env ...string) error {
 	path, err := buildGateway()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	spa, err := filepath.Abs("spa")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	addr, err := freeAddr()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	key := make([]byte, 32)
-	rand.Read(key)
 	cmd := exec.Command(path)
 	cmd.Dir = w.dir
 	cmd.Env = []string{
@@ -266,7 +282,7 @@ func (w *world) startGateway() (*process, error) {
 		"BFF_CLIENT_ID=" + clientID,
 		"BFF_REDIRECT_URL=" + w.callbackURL(),
 		"BFF_SCOPES=openid profile email",
-		"BFF_KEYS=" + base64.StdEncoding.EncodeToString(key),
+		"BFF_KEYS=" + w.keys,
 		"BFF_STORE=memory",
 		"BFF_UPSTREAM=" + w.upstream.origin,
 		"BFF_SPA_DIR=" + spa,
@@ -277,9 +293,10 @@ func (w *world) startGateway() (*process, error) {
 		"HTTPS_PROXY=http://" + w.tunnel.addr,
 		"HTTP_PROXY=http://" + w.tunnel.addr, // loopback is exempt: it refuses all plain http
 	}
+	cmd.Env = append(cmd.Env, env...)
 	p, err := startProcess("gateway", cmd)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ready := func() bool {
 		resp, err := http.Get("http://" + addr + "/healthz")
@@ -292,16 +309,17 @@ func (w *world) startGateway() (*process, error) {
 	for deadline := time.Now().Add(30 * time.Second); !ready(); {
 		select {
 		case <-p.done:
-			return nil, fmt.Errorf("the gateway ended at once:\n%s", p.log.String())
+			return fmt.Errorf("the gateway ended at once:\n%s", p.log.String())
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			p.stop()
-			return nil, fmt.Errorf("the gateway's /healthz does not answer 200:\n%s", p.log.String())
+			return fmt.Errorf("the gateway's /healthz does not answer 200:\n%s", p.log.String())
 		}
 	}
-	w.app.to(addr)
-	return p, nil
+	w.gateways = append(w.gateways, p)
+	behind.to(addr)
+	return nil
 }
 
 // freeAddr finds a loopback address nobody listens on.

@@ -15,6 +15,10 @@
 //                     and exports it at once
 //   ACCESS_TTL        access token life in seconds (5)
 //   BEHIND_PROXY      1: believe X-Forwarded-Proto and -Host
+//   BACKCHANNEL       back-channel logout: tokens with the session's ID (sid) or
+//                     with the subject alone (sub); without it there is none
+//   BACKCHANNEL_URI   the client's https URL for it
+//   BACKCHANNEL_AT    host:port where that URL's host is to be found
 //
 // The first line on stdout is JSON: {"port":…,"control":…}. The control port
 // (loopback, never shown to the browser) tells what was issued and how often,
@@ -23,6 +27,7 @@
 
 import * as crypto from 'node:crypto';
 import * as http from 'node:http';
+import * as https from 'node:https';
 
 if (Number(process.versions.node.split('.')[0]) < 20) {
   console.error(`issuer: Node ${process.versions.node} is too old for oidc-provider, 20 is the least`);
@@ -52,6 +57,30 @@ const list = (s) => s.split(' ').filter(Boolean);
 const issuer = env('ISSUER');
 const clientID = env('CLIENT_ID');
 let accessTTL = Number(env('ACCESS_TTL', '5'));
+
+const backchannel = env('BACKCHANNEL', '');
+const backchannelURI = backchannel ? env('BACKCHANNEL_URI') : undefined;
+const [backchannelHost, backchannelPort] = backchannel ? env('BACKCHANNEL_AT').split(':') : [];
+
+// deliver is fetch for the client's URL, whose host exists in this test only.
+// The provider's own way refuses loopback addresses. The host's certificate is
+// verified all the same.
+const deliver = (url, { method, headers, body, signal }) => new Promise((resolve, reject) => {
+  const { host, hostname, pathname } = new URL(url);
+  if (url !== backchannelURI) throw new Error(`${url} is outside this test`);
+  https.request({
+    host: backchannelHost,
+    port: backchannelPort,
+    servername: hostname,
+    path: pathname,
+    method,
+    headers: { ...Object.fromEntries(headers), host },
+    signal,
+  }, (res) => {
+    res.resume();
+    res.on('end', () => resolve(new Response(null, { status: res.statusCode })));
+  }).on('error', reject).end(String(body));
+});
 
 const log = (event, fields) => console.error(JSON.stringify({ event, ...fields }));
 
@@ -101,6 +130,10 @@ const provider = new Provider(issuer, {
     response_types: ['code'],
     redirect_uris: list(env('REDIRECT_URIS')),
     post_logout_redirect_uris: list(env('POST_LOGOUT_URIS', '')),
+    ...(backchannel && {
+      backchannel_logout_uri: backchannelURI,
+      backchannel_logout_session_required: backchannel === 'sid',
+    }),
   }],
   jwks: JSON.parse(env('JWKS')),
   cookies: { keys: [crypto.randomBytes(32).toString('base64url')] },
@@ -135,7 +168,9 @@ const provider = new Provider(issuer, {
     RefreshToken: 3600,
     Session: 3600,
   },
+  fetch: deliver,
   features: {
+    backchannelLogout: { enabled: backchannel !== '' },
     devInteractions: { enabled: false },
     introspection: { enabled: true },
     revocation: { enabled: true },
@@ -162,6 +197,7 @@ provider.proxy = env('BEHIND_PROXY', '') === '1';
 
 provider.on('server_error', (_ctx, err) => log('server_error', { err: String(err?.stack ?? err) }));
 provider.on('authorization.error', (_ctx, err) => log('authorization_error', { err: String(err) }));
+provider.on('backchannel.error', (_ctx, err) => log('backchannel_error', { err: String(err?.stack ?? err) }));
 provider.on('grant.revoked', () => { stats.grantsRevoked += 1; });
 provider.on('end_session.success', () => { stats.endSessions += 1; });
 provider.on('authorization.success', (_ctx, out) => {

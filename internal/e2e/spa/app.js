@@ -53,5 +53,21 @@ $('sign-out-here').addEventListener('click', async () => {
 window.addEventListener('pagehide', () => draw('loading'));
 window.addEventListener('pageshow', (event) => { if (event.persisted) refresh(); });
 
+// Tells window.heard what happens to the session, and draws its end. Started by
+// the tests that want it.
+window.heard = [];
+const note = (what, data) => window.heard.push({ what, ...data, when: Date.now() });
+window.watch = () => {
+  const events = new EventSource('/auth/events');
+  events.onopen = () => note('open');
+  for (const what of ['expiring', 'extended', 'ended']) {
+    events.addEventListener(what, (event) => note(what, JSON.parse(event.data)));
+  }
+  events.addEventListener('ended', (event) => {
+    events.close();
+    draw('signed-out', null, JSON.parse(event.data).reason);
+  });
+};
+
 draw('loading');
 refresh();
