@@ -225,7 +225,7 @@ type refresher struct {
 func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 	changes := r.b.changes.await(r.key)
 	defer r.b.changes.leave(changes)
-	for poll := pollFirst; ; {
+	for poll := pollFirst; ; poll = min(2*poll, pollMost) {
 		rec, _, problem := r.b.load(ctx, &r.id, r.key)
 		if problem != nil {
 			return nil, problem
@@ -241,32 +241,32 @@ func (r *refresher) run(ctx context.Context) (*loaded, *Problem) {
 			r.letGo(ctx, rec)
 			return rec, nil // somebody else did it
 		}
-		if h.Claim.Held() && !r.ranOut(h.Claim) && !r.certain(h.Claim) {
+		switch held := h.Claim.Held() && !r.ranOut(h.Claim) && !r.certain(h.Claim); {
+		case held:
 			r.b.watch()
 			if r.b.listening() {
 				poll = pollWoken
 			}
-			if !changes.wait(ctx, poll) {
-				return nil, newProblem(IssuerUnavailable, ctx.Err())
-			}
-			poll = min(2*poll, pollMost)
-			continue
-		}
-		poll = pollFirst
-		if r.refused != "" {
+		case r.refused != "":
 			if rec, problem, done := r.conclude(ctx, rec); done {
 				return rec, problem
 			}
-			continue
-		}
-		if now.Before(h.Failure.NotBefore) {
+		case now.Before(h.Failure.NotBefore):
 			return nil, r.paused(h)
-		}
-		if r.spends() && !h.Renewable || !r.spends() && !now.Before(h.AccessExpiry) {
+		case r.spends() && !h.Renewable, !r.spends() && !now.Before(h.AccessExpiry):
 			return nil, newProblem(TokenUnavailable, nil)
+		default:
+			if rec, problem, done := r.attempt(ctx, rec); done {
+				return rec, problem
+			}
+			if r.refused != "" {
+				continue
+			}
 		}
-		if rec, problem, done := r.attempt(ctx, rec); done {
-			return rec, problem
+		// Also where a version that we judged was no longer the present one: a
+		// store whose reads are behind would keep us going round.
+		if !changes.wait(ctx, poll) {
+			return nil, newProblem(IssuerUnavailable, ctx.Err())
 		}
 	}
 }
@@ -672,8 +672,9 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 			return nil, gone, true
 		case rec != nil:
 			grant, err := rec.grant()
-			if err == nil && grant.RefreshToken != w.spent && rec.head.TokenID != w.tokenID {
-				// Another result is newer. It counts if it is complete.
+			if err == nil && rec.version > w.version && grant.RefreshToken != w.spent && rec.head.TokenID != w.tokenID {
+				// Another result is newer. It counts if it is complete. (An
+				// older one is what a store shows whose reads are behind.)
 				if time.Now().Before(rec.head.AccessExpiry) {
 					return rec, nil, true
 				}
@@ -697,10 +698,10 @@ func (w *writer) write(ctx context.Context, tokens *issuer.TokenResponse, change
 		if problem != nil {
 			w.f.stalled.Store(problem)
 			w.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens not stored yet", slog.Any("err", problem))
-			if !sleep(ctx, pause) {
-				w.log.LogAttrs(ctx, slog.LevelError, "stopped before refreshed tokens were stored: this session may be lost")
-				return nil, newProblem(StoreUnavailable, ctx.Err()), true
-			}
+		}
+		if !sleep(ctx, pause) {
+			w.log.LogAttrs(ctx, slog.LevelError, "stopped before refreshed tokens were stored: this session may be lost")
+			return nil, newProblem(StoreUnavailable, ctx.Err()), true
 		}
 	}
 }
