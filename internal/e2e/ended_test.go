@@ -117,6 +117,7 @@ func TestIdleExpiryWithPolling(t *testing.T) {
 		}, 20);
 		return true;
 	})()`)
+	tb.awaitHeard("extended")
 	ended := tb.awaitHeard("ended")
 	tb.await("the last poll's answer", `polls.at(-1).session !== 200`)
 	tb.shot("ended")
