@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -115,6 +117,7 @@ func TestIdleExpiryWithPolling(t *testing.T) {
 		}, 20);
 		return true;
 	})()`)
+	tb.awaitHeard("extended")
 	ended := tb.awaitHeard("ended")
 	tb.await("the last poll's answer", `polls.at(-1).session !== 200`)
 	tb.shot("ended")
@@ -170,4 +173,70 @@ func TestIdleExpiryWithPolling(t *testing.T) {
 	if calls["/by-hand"] != 1 || calls["/poll"] < len(polls)-2 {
 		t.Errorf("%d polls, and the upstream saw %v", len(polls), calls)
 	}
+}
+
+// The quickstart's page, with its client: it says when the session is about to
+// end, keeps it for who asks for that, and says why it has ended.
+func TestQuickstartPageHearsOfEnd(t *testing.T) {
+	w := privateWorld(t, "")
+	pages, err := filepath.Abs(filepath.Join("..", "..", "examples", "quickstart", "static"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.startGateway(w.app, "BFF_IDLE_TIMEOUT=8s", "BFF_SPA_DIR="+pages); err != nil {
+		t.Fatal(err)
+	}
+	v := newVisit(t, w)
+	tb := v.first()
+	is := func(state string) string { return fmt.Sprintf(`document.body?.dataset.state === %s`, quote(state)) }
+	const notice = `document.getElementById("notice").checkVisibility()`
+
+	tb.goTo(w.app.origin + "/")
+	tb.await("the page, signed out", is("out"))
+	// A stream that is refused is not tried for ever: the client asks why.
+	if got := run[string](tb, `import("/bff.js").then(({watch}) => new Promise((done) =>
+		watch((what, {reason}) => done(what + " " + reason))))`); got != "ended no_session" {
+		t.Errorf("watching nothing tells %q, want ended no_session", got)
+	}
+	tb.click("#login")
+	tb.submitLogin("alice")
+	tb.await("the page, signed in", is("in"))
+	if run[bool](tb, notice) {
+		t.Error("there is a notice at once")
+	}
+	until := tb.idleEnd()
+	tb.await("the notice", notice)
+	tb.shot("notice")
+	tb.click("#keep")
+	tb.await("no notice", "!"+notice)
+	tb.shot("kept")
+	if now := tb.idleEnd(); !now.After(until) {
+		t.Errorf("kept until %v, no later than %v", now, until)
+	}
+	tb.await("the end", is("out"))
+	tb.shot("ended")
+	const reason = `document.getElementById("reason").textContent`
+	if got := run[string](tb, reason); !strings.HasSuffix(got, ": session_idle") {
+		t.Errorf("the page says %q", got)
+	}
+
+	tb.click("#login") // the issuer knows her still
+	tb.await("the page, signed in again", is("in"))
+	other := v.newTab()
+	other.goTo(w.app.origin + "/")
+	other.await("the other tab, signed in", is("in"))
+	tb.click("#logout")
+	other.await("the other tab, signed out", is("out"))
+	if got := run[string](other, reason); !strings.HasSuffix(got, ": signed_out") {
+		t.Errorf("the other tab says %q", got)
+	}
+	other.shot("other-tab")
+}
+
+// idleEnd asks, passively, when the session ends if nothing happens.
+func (tb *tab) idleEnd() time.Time {
+	tb.t.Helper()
+	var s session
+	decode(tb.t, tb.fetch("/auth/session", `{headers: {"X-CSRF": "1", "BFF-Passive": "1"}}`).Body, &s)
+	return s.Session.IdleExpiresAt
 }

@@ -1,14 +1,21 @@
 // The page: it asks who is signed in, and draws the answer.
-import { bffFetch, login, logout, session } from "./bff.js";
+import { bffFetch, login, logout, session, watch } from "./bff.js";
 
 const $ = (id) => document.getElementById(id);
 let now = null; // what the server said last: the session, or that there is none
 let skew = 0;   // the server's clock less ours, in milliseconds
+let unwatch = null; // ends the watch over the session, if there is one
 
 function draw(s) {
   now = s;
-  skew = s ? Date.parse(s.now) - Date.now() : 0;
+  if (s?.now) skew = Date.parse(s.now) - Date.now();
   const here = s?.authenticated === true;
+  if (here) unwatch ??= watch(told);
+  else {
+    unwatch?.();
+    unwatch = null;
+    $("notice").hidden = true;
+  }
   document.body.dataset.state = s ? (here ? "in" : "out") : "unknown";
   $("reason").textContent = !s || here || s.reason === "no_session" ? "" : "Your last session is over: " + s.reason;
   $("name").textContent = here ? s.claims.name ?? s.sub : "";
@@ -17,6 +24,19 @@ function draw(s) {
   $("groups").replaceChildren(...(here ? s.groups : []).map((g) => element("li", g)));
   $("cookie").textContent = JSON.stringify(document.cookie);
   if (!here) $("api").replaceChildren();
+  tick();
+}
+
+// told hears what becomes of the session by other tabs' doing, by nobody's, or
+// at the issuer.
+function told(what, event) {
+  if (what === "ended") {
+    draw({ authenticated: false, ...event });
+    return;
+  }
+  $("notice").hidden = what !== "expiring";
+  $("keep").hidden = event.reason !== "session_idle"; // no request moves the other end
+  if (what === "extended" && now?.authenticated) Object.assign(now.session, event);
   tick();
 }
 
@@ -89,7 +109,7 @@ const say = (text) => { $("message").textContent = text; };
 $("login").onclick = () => login();
 $("logout").onclick = () => logout().catch((err) => say(`Not signed out (${err.message}).`));
 $("users").onclick = callUsers;
-$("stay").onclick = stay;
+$("stay").onclick = $("keep").onclick = stay;
 
 // Others may have signed out, or in, while this page was out of sight. One that
 // comes back from the browser's cache comes back as it was left: empty.

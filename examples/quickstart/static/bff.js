@@ -11,8 +11,8 @@ export async function bffFetch(url, init = {}) {
   }
   return res;
 }
-export const session = async () => {
-  const res = await bffFetch("/auth/session?anonymous=200");
+export const session = async (init = {}) => {
+  const res = await bffFetch("/auth/session?anonymous=200", init);
   if (!res.ok) throw new Error(res.headers.get("BFF-Reason") ?? String(res.status)); // 503: keep the page, try later
   return res.json();
 };
@@ -20,4 +20,23 @@ export async function logout() {
   const res = await bffFetch("/logout", { method: "POST", headers: { Accept: "application/json" } });
   if (!res.ok) throw new Error(res.headers.get("BFF-Reason") ?? String(res.status)); // not signed out
   location.assign((await res.json()).redirectUrl);
+}
+export function watch(tell) { // optional: hear of the session's end; returns how to stop
+  let events, stopped = false;
+  const stop = () => { stopped = true; events.close(); };
+  const ended = (event) => { stop(); tell("ended", event); };
+  const open = () => {
+    if (stopped) return;
+    events = new EventSource("/auth/events");
+    for (const what of ["expiring", "extended"]) events.addEventListener(what, (e) => tell(what, JSON.parse(e.data)));
+    events.addEventListener("ended", (e) => ended(JSON.parse(e.data)));
+    events.onerror = async () => { // what was cut off comes back by itself; what was refused does not
+      if (events.readyState !== EventSource.CLOSED) return;
+      const s = await session({ headers: { "BFF-Passive": "1" } }).catch(() => null);
+      if (stopped) return;
+      if (s && !s.authenticated) ended(s); else setTimeout(open, 10_000);
+    };
+  };
+  open();
+  return stop;
 }
