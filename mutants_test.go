@@ -62,6 +62,7 @@ var guards = map[string]string{
 	"require-acr":                "TestRequireACR",
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
 	"replaced-grant":             "TestNewSignInDuringRefresh",
+	"step-up-outage":             "TestStepUpWhileTheStoreIsDown",
 	"request-header":             "TestProxyRequestHeaders",
 	"response-header":            "TestProxyResponseHeaders",
 	"set-cookie":                 "TestProxyResponseHeaders",
