@@ -63,6 +63,7 @@ var guards = map[string]string{
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
 	"replaced-grant":             "TestNewSignInDuringRefresh",
 	"step-up-outage":             "TestStepUpWhileTheStoreIsDown",
+	"stream-key":                 "TestStreamsEndWithTheirKey",
 	"request-header":             "TestProxyRequestHeaders",
 	"response-header":            "TestProxyResponseHeaders",
 	"set-cookie":                 "TestProxyResponseHeaders",
