@@ -14,6 +14,9 @@ import (
 // maxLogoutForm bounds the body of a logout request.
 const maxLogoutForm = 64 << 10
 
+// logoutBodyWait bounds the wait for it: anybody can send one.
+const logoutBodyWait = 10 * time.Second
+
 // serveBackchannel answers POST /auth/backchannel-logout: the issuer ends the
 // sessions of a subject, or of one of its own sessions (OpenID Connect
 // Back-Channel Logout 1.0). It reads and sets no cookie, and asks for no proof
@@ -22,7 +25,7 @@ const maxLogoutForm = 64 << 10
 func (b *BFF) serveBackchannel(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	tok, err := b.logoutToken(r)
+	tok, err := b.logoutToken(w, r)
 	if err == nil {
 		err = b.obey(r, tok)
 	}
@@ -43,11 +46,12 @@ func (b *BFF) serveBackchannel(w http.ResponseWriter, r *http.Request) {
 }
 
 // logoutToken reads and verifies the token of r (sections 2.5 and 2.6).
-func (b *BFF) logoutToken(r *http.Request) (*issuer.LogoutToken, error) {
+func (b *BFF) logoutToken(w http.ResponseWriter, r *http.Request) (*issuer.LogoutToken, error) {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/x-www-form-urlencoded" { // check:logout-content-type
 		return nil, errors.New("not a form")
 	}
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(logoutBodyWait)) // a server that can't has none
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxLogoutForm+1))
 	if err != nil {
 		return nil, errors.New("the body ended early")

@@ -362,3 +362,25 @@ func (s *gatedStore) Create(ctx context.Context, key string, value []byte, expir
 	}
 	return s.Store.Create(ctx, key, value, expires, end)
 }
+
+// Whoever sends half a body does not keep us waiting for the rest: it is the
+// one route of ours that reads what a stranger sends.
+func TestBackchannelLogoutBodyHasADeadline(t *testing.T) {
+	a := newApp(t, setup{})
+	r := httptest.NewRequest("POST", "/auth/backchannel-logout", strings.NewReader("logout_token=x"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := &deadlined{ResponseRecorder: httptest.NewRecorder()}
+	start := time.Now()
+	a.handler.ServeHTTP(w, r)
+	if w.read.Before(start) || w.read.After(start.Add(time.Minute)) {
+		t.Errorf("the body is read with a deadline of %v, want one within a minute", w.read)
+	}
+}
+
+// deadlined keeps the deadline for reading.
+type deadlined struct {
+	*httptest.ResponseRecorder
+	read time.Time
+}
+
+func (w *deadlined) SetReadDeadline(t time.Time) error { w.read = t; return nil }

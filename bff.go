@@ -119,6 +119,7 @@ type Config struct {
 
 	// AuthorizationParams are added to every authorization request. They can't
 	// change the protocol's own parameters. An empty value removes a default.
+	// The answer is held to a max_age among them.
 	AuthorizationParams map[string]string
 
 	// LoginParams are the parameters that GET /login passes on to the issuer if

@@ -130,7 +130,12 @@ func (b *BFF) serveLogin(w http.ResponseWriter, r *http.Request) {
 	at.ReturnURL = b.returnURL(r.Context(), query["returnUrl"])
 	extra := b.loginParams(query, at)
 	if at.MaxAge >= 0 || at.ACRValues != "" {
-		at.Subject = b.presentSubject(r)
+		s, problem := b.present(r)
+		if problem != nil { // check:step-up-outage
+			fail(problem)
+			return
+		}
+		at.Subject = s.Subject()
 	}
 
 	location, err := b.issuer.AuthorizationURL(r.Context(), issuer.AuthorizationRequest{
@@ -207,9 +212,11 @@ func (b *BFF) loginParams(query url.Values, at *attempt) url.Values {
 		}
 		extra.Set(name, value)
 	}
-	if n, err := strconv.ParseUint(one(query, "max_age"), 10, 31); err == nil {
-		extra.Set("max_age", strconv.FormatUint(n, 10))
-		at.MaxAge = time.Duration(n) * time.Second
+	for _, asked := range []string{extra.Get("max_age"), one(query, "max_age")} { // the stricter of the two
+		if age, ok := parseMaxAge(asked); ok && (at.MaxAge < 0 || age < at.MaxAge) {
+			extra.Set("max_age", strconv.FormatInt(int64(age/time.Second), 10))
+			at.MaxAge = age
+		}
 	}
 	if acr := strings.Fields(one(query, "acr_values")); len(acr) > 0 {
 		if joined := strings.Join(acr, " "); len(joined) <= 256 && !strings.ContainsFunc(strings.Join(acr, ""), notVisible) {
@@ -233,24 +240,18 @@ func one(query url.Values, name string) string {
 	return query[name][0]
 }
 
-// presentSubject returns who is signed in in this browser, or "".
-func (b *BFF) presentSubject(r *http.Request) string {
-	s, _ := b.present(r)
-	return s.Subject()
-}
-
-// present returns the session that this browser has, without extending it. If
-// there is none, sure says whether that is known.
-func (b *BFF) present(r *http.Request) (s *Session, sure bool) {
+// present returns the session that this browser has, without extending it, or
+// nil if there is none. The problem says that nobody can tell.
+func (b *BFF) present(r *http.Request) (*Session, *Problem) {
 	id, state := b.identify(r)
 	if state != cookieValid {
-		return nil, true
+		return nil, nil
 	}
 	s, problem := b.session(r.Context(), id, true, false)
-	if problem != nil {
-		return nil, problem.Status == http.StatusUnauthorized
+	if problem != nil && problem.Status == http.StatusUnauthorized {
+		return nil, nil
 	}
-	return s, true
+	return s, problem
 }
 
 // serveCallback answers GET on RedirectURL's path: it makes the session, or
@@ -655,7 +656,7 @@ func (b *BFF) abandon(ctx context.Context, r *http.Request, tokens *issuer.Token
 		return
 	}
 	// r's own context may have ended, and that is no answer about the session.
-	if s, sure := b.present(r.WithContext(ctx)); s != nil || !sure { // check:shared-grant
+	if s, problem := b.present(r.WithContext(ctx)); s != nil || problem != nil { // check:shared-grant
 		return
 	}
 	b.revoke(ctx, tokens.RefreshToken, tokens.AccessToken)

@@ -10,7 +10,7 @@ import (
 // SetKeys replaces the keys, as Config.Keys would be: the first seals, all
 // open. Sessions whose key is no longer among them end. It reports every
 // mistake at once, each as a [*ConfigError], and then changes nothing. A
-// Config.KeySource, if there is one, replaces them again.
+// Config.KeySource, if there is one, replaces them again when its answer changes.
 func (b *BFF) SetKeys(keys ...Key) error {
 	c := &checker{}
 	if len(keys) == 0 {
@@ -21,6 +21,7 @@ func (b *BFF) SetKeys(keys ...Key) error {
 		return err
 	}
 	b.ring.Store(ring)
+	b.streams.touchedAll()
 	b.emit(context.Background(), nil, Event{Kind: KeysChanged})
 	return nil
 }

@@ -68,6 +68,8 @@ var guards = map[string]string{
 	"replay":                     "TestUpstreamUnauthorized/post-without-challenge",
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
 	"replaced-grant":             "TestNewSignInDuringRefresh",
+	"step-up-outage":             "TestStepUpWhileTheStoreIsDown",
+	"stream-key":                 "TestStreamsEndWithTheirKey",
 	"request-header":             "TestProxyRequestHeaders",
 	"request-size":               "TestRawRequests/too-large",
 	"require-acr":                "TestRequireACR",

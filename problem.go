@@ -1,6 +1,7 @@
 package bff
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -109,6 +110,7 @@ var ErrNoSession = errors.New("bff: no session")
 // A Problem is a refusal of ours: an error, and a handler that answers with it
 // as application/problem+json (RFC 9457), or as a small page if Page is set.
 // It is always a pointer. Nothing in it but Err needs to be kept from the user.
+// One of an application's own needs no more than a Reason.
 type Problem struct {
 	Status     int
 	Reason     Reason
@@ -136,6 +138,18 @@ func newProblem(reason Reason, err error) *Problem {
 		p.RetryAfter = time.Second
 	}
 	return p
+}
+
+// complete returns a copy of p that has the status and title of its reason where
+// it has none of its own, and the given status if there is no such reason: an
+// application may make one of its own.
+func (p *Problem) complete(status int) *Problem {
+	q := *p
+	if known, ok := reasons[q.Reason]; ok {
+		status, q.Title = known.status, cmp.Or(q.Title, known.title)
+	}
+	q.Status = cmp.Or(q.Status, status)
+	return &q
 }
 
 // Error says what happened, without secrets.
@@ -175,6 +189,7 @@ type problemJSON struct {
 
 // ServeHTTP answers with the problem.
 func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p = p.complete(http.StatusInternalServerError)
 	h := w.Header()
 	setPrivate(h)
 	h.Set(reasonHeader, string(p.Reason))
@@ -219,7 +234,7 @@ func (b *BFF) Error(w http.ResponseWriter, r *http.Request, err error) {
 
 // refuse answers with p and logs it: one line explains every refusal.
 func (b *BFF) refuse(w http.ResponseWriter, r *http.Request, problem *Problem) {
-	p := *problem
+	p := problem.complete(http.StatusInternalServerError)
 	p.RequestID = rand.Text()[:16]
 	if p.Status == http.StatusUnauthorized && p.Reason != UpstreamUnauthorized && p.LoginURL == "" {
 		p.LoginURL = b.paths.Login + p.stepUpQuery()
@@ -258,7 +273,7 @@ func (b *BFF) refuse(w http.ResponseWriter, r *http.Request, problem *Problem) {
 		}
 	}
 	if b.cfg.ErrorHandler != nil {
-		b.cfg.ErrorHandler(w, r, &p)
+		b.cfg.ErrorHandler(w, r, p)
 		return
 	}
 	p.ServeHTTP(w, r)

@@ -63,8 +63,9 @@ func RequireGroup(anyOf ...string) Option {
 }
 
 // Authorize admits a request for which check returns nil. Its error answers 403
-// forbidden and its text is only logged; a *Problem is answered as it is. The
-// session is nil where Optional admits a request without one.
+// forbidden and its text is only logged; a *Problem is answered as it is, with
+// the status of its Reason where it has none, or 403. The session is nil where
+// Optional admits a request without one.
 func Authorize(check func(*http.Request, *Session) error) Option {
 	return func(rt *route) { rt.authorize = append(rt.authorize, check) }
 }
@@ -180,7 +181,7 @@ func (rt *route) permits(r *http.Request, s *Session) *Problem {
 		if err := check(r, s); err != nil { // check:authorize
 			var p *Problem
 			if errors.As(err, &p) {
-				return p
+				return p.complete(http.StatusForbidden)
 			}
 			return newProblem(Forbidden, err)
 		}

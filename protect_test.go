@@ -254,3 +254,31 @@ func TestProtectAroundProtect(t *testing.T) {
 		}
 	})
 }
+
+// A rule of the application may refuse with a Problem of its own making, in
+// which only the reason is said.
+func TestAuthorizeWithAProblem(t *testing.T) {
+	refuse := func(p *bff.Problem) bff.Option {
+		return bff.Authorize(func(*http.Request, *bff.Session) error { return p })
+	}
+	a := newApp(t, setup{mux: func(a *app, mux *http.ServeMux) {
+		mux.Handle("/short", a.auth.ProtectFunc(whoami, refuse(&bff.Problem{Reason: bff.StepUp})))
+		mux.Handle("/unknown", a.auth.ProtectFunc(whoami, refuse(&bff.Problem{Reason: "closed", Title: "Closed on Sundays"})))
+		mux.Handle("/full", a.auth.ProtectFunc(whoami, refuse(&bff.Problem{Status: 409, Reason: "conflict", Title: "Later"})))
+	}})
+	b := a.signIn("alice")
+	for path, want := range map[string]struct {
+		status        int
+		reason, title string
+	}{
+		"/short":   {401, "step_up", "A recent or stronger sign-in is needed"},
+		"/unknown": {403, "closed", "Closed on Sundays"},
+		"/full":    {409, "conflict", "Later"},
+	} {
+		r := b.Fetch("GET", path, nil, nil)
+		var p map[string]any
+		if r.Err != nil || r.JSON(&p) != nil || r.Status != want.status || r.Reason() != want.reason || p["title"] != want.title || p["status"] != float64(want.status) {
+			t.Errorf("GET %s = %v %s, want %v", path, r, r.Body, want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 )
 
 // stepUps are routes that want more than a session.
@@ -144,4 +145,40 @@ func TestSessionExpiryOfTheIssuer(t *testing.T) {
 			t.Errorf("11 minutes after the refresh: %v, want session_expired", r)
 		}
 	})
+}
+
+// D26: who steps up is bound to the attempt, or the attempt isn't begun. A store
+// that can't tell is no proof that nobody is signed in.
+func TestStepUpWhileTheStoreIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{mux: stepUps, config: bff.Config{Store: store}})
+		b := a.signIn("alice")
+		time.Sleep(time.Minute)
+		store.set(func(string, func() error) error { return errStore })
+		r := b.Navigate("/login?max_age=0&returnUrl=/page")
+		store.set(nil)
+		if r.Status == 200 { // the issuer's page
+			b.Choose("bob")
+			t.Fatalf("bob goes on at %v", b.Page().URL)
+		}
+		if r.Status != 503 || r.Reason() != "store_unavailable" {
+			t.Errorf("a step-up with the store down = %v", r)
+		}
+	})
+}
+
+// A max_age that the configuration asks for is checked like one that a request
+// asks for (OpenID Connect Core 1.0, section 3.1.3.7, step 13).
+func TestConfiguredMaxAge(t *testing.T) {
+	a := newApp(t, setup{config: bff.Config{AuthorizationParams: map[string]string{"max_age": "600"}}})
+	b := a.browser()
+	if r := b.SignIn("alice"); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	a.iss.Break("token", claimAt("auth_time", -time.Hour))
+	b = a.browser()
+	if r := b.SignIn("alice"); r.Err == nil || signedIn(t, b) || !strings.Contains(r.Err.Error(), "step_up") {
+		t.Errorf("a sign-in of an hour ago = %v, want step_up", r)
+	}
 }

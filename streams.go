@@ -227,6 +227,9 @@ func (b *BFF) checkStreams(ctx context.Context) {
 func (b *BFF) check(ctx context.Context, w *watched) {
 	id := w.id
 	rec, idle, problem := b.load(ctx, &id, w.key)
+	if !b.ring.Load().Opens(&id) { // check:stream-key
+		problem = newProblem(NoSession, ErrNoSession)
+	}
 	now := time.Now()
 	st := &b.streams
 	st.mu.Lock()

@@ -475,3 +475,30 @@ func TestNoStreamAfterClose(t *testing.T) {
 		t.Error("the stream goes on")
 	}
 }
+
+// A session whose key is taken out of the ring ends, and its streams with it.
+func TestStreamsEndWithTheirKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := bff.NewKey(), bff.NewKey()
+		a := newApp(t, setup{config: bff.Config{Keys: []bff.Key{first}}})
+		old := listen(t, a, a.signIn("alice"))
+		if err := a.auth.SetKeys(second, first); err != nil {
+			t.Fatal(err)
+		}
+		b := a.signIn("alice")
+		f := listen(t, a, b)
+		time.Sleep(2 * time.Second)
+		if old.ended() {
+			t.Fatal("a stream ended though its key is in the ring")
+		}
+		if err := a.auth.SetKeys(second); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !old.ended() || f.ended() {
+			t.Errorf("the stream under the removed key has ended: %v, the other one: %v", old.ended(), f.ended())
+		}
+		want(t, old, "ended no_session")
+	})
+}

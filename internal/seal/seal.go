@@ -141,6 +141,9 @@ func (r *Ring) NewID(now time.Time) ID {
 	return id
 }
 
+// Opens reports whether the key of id is in the ring.
+func (r *Ring) Opens(id *ID) bool { return r.byID(id.key.id[:]) != nil }
+
 // Cookie returns the cookie value that carries id.
 func (id *ID) Cookie() string {
 	var b [cookieBytes]byte
