@@ -45,12 +45,13 @@ func run(ctx context.Context, addr string, getenv func(string) string, out io.Wr
 		return err
 	}
 	defer db.Close()
-	db.SetMaxOpenConns(20)
+	db.SetMaxOpenConns(20) // what the server can spare this replica
+	db.SetMaxIdleConns(20) // or all but two are opened anew all the time
 
 	// The application's own tables, and ours beside them.
 	start, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := db.ExecContext(start, `CREATE TABLE IF NOT EXISTS visits (subject text PRIMARY KEY, n bigint NOT NULL)`); err != nil {
+	if err := migrate(start, db); err != nil {
 		return err
 	}
 	store, err := sqlstore.New(db, sqlstore.Postgres, sqlstore.Options{})
@@ -116,4 +117,23 @@ func run(ctx context.Context, addr string, getenv func(string) string, out io.Wr
 	drain, cancelDrain := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancelDrain()
 	return errors.Join(err, srv.Shutdown(drain), auth.Close(drain), stopIssuer(drain))
+}
+
+// migrate creates the application's own table. Replicas that start at once take
+// turns, since IF NOT EXISTS alone fails for one of them.
+func migrate(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	for _, statement := range []string{
+		`SELECT pg_advisory_xact_lock(20260101)`,
+		`CREATE TABLE IF NOT EXISTS visits (subject text PRIMARY KEY, n bigint NOT NULL)`,
+	} {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
 }

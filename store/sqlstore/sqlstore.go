@@ -43,6 +43,15 @@
 // unless somebody turned it off. A commit that the database acknowledged and
 // lost in a failover is lost here too; synchronous replication prevents that.
 //
+// # Connections
+//
+// A call takes one connection of the handle's pool, and waits for it no longer
+// than its context lasts. database/sql keeps two idle ones unless told
+// otherwise, and opens and closes all beyond: call db.SetMaxIdleConns with what
+// db.SetMaxOpenConns has, which in turn must fit the server's limit together
+// with all other replicas. Errors say what the driver says, but repeat no key
+// and no value.
+//
 // # Time
 //
 // What is live and what has expired is decided by the database's clock, in the
@@ -58,8 +67,9 @@
 // whoever writes: at most every ten seconds, or every 50 milliseconds while
 // there is a backlog, a write leaves behind a goroutine that deletes up to 200
 // rows that it finds through an index, within three seconds. It never delays
-// that write and never fails it, and rows that somebody else holds are left for
-// the next time. [Store.Sweep] does the same on demand.
+// that write and never fails it. Rows that somebody else holds are left for the
+// next time, except on MySQL, where it waits for them as long. [Store.Sweep]
+// does the same on demand.
 //
 // There is no eviction and no bound on the number of records but the disk's: a
 // flood of login attempts, whose marks live 15 minutes, takes up room for as
@@ -69,13 +79,17 @@
 //
 // Statements are prepared on first use, once per connection. No statement
 // depends on another, or on anything that belongs to a connection, so PgBouncer
-// may work in transaction mode: from version 1.21 with max_prepared_statements
-// set, nothing else is needed; otherwise set Options.Unprepared and tell the
-// driver not to prepare either:
+// may work in transaction mode: set Options.Unprepared and tell the driver not
+// to prepare either. (From version 1.21 with max_prepared_statements set,
+// PgBouncer's and pgx's documentation say that neither is needed. What our tests
+// run is 1.18.)
 //
 //   - pgx: default_query_exec_mode=exec in the connection string. The modes
 //     cache_statement and describe_exec don't work there.
 //   - lib/pq: binary_parameters=yes.
+//
+// PgBouncer itself waits 15 seconds before it tries a server again that was
+// down (server_login_retry), and so long sessions are unavailable.
 //
 // A role's or database's default_transaction_isolation may be anything; what
 // the database rolled back for that reason is repeated.
@@ -86,7 +100,8 @@
 //
 // # MySQL and MariaDB
 //
-// Any isolation level and either setting of clientFoundRows will do. The
+// The statements are those that both document; what our tests run is MariaDB
+// 10.11. Any isolation level and either setting of clientFoundRows will do. The
 // largest statement carries a value of 1 MiB, so max_allowed_packet must be
 // more than that (the defaults are). With rejectReadOnly=true go-sql-driver
 // leaves a server that became a replica.
