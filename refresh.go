@@ -336,8 +336,11 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 		version, ok, problem = r.handedOver(ctx, &c)
 	}
 	switch {
-	case problem != nil: // perhaps it was written: then run waits until it runs out
+	case problem != nil: // perhaps it was written
 		release()
+		if !takeover { // or the last holder might not be waited for again
+			r.takeBack(rec.version, claim)
+		}
 		return nil, problem, true
 	case !ok: // somebody else wrote first
 		release()
@@ -382,6 +385,36 @@ func (r *refresher) handedOver(ctx context.Context, c *content) (version uint64,
 	}
 	h := &rec.head
 	return rec.version, h.Claim == c.head.Claim && h.TokenID == c.head.TokenID && h.AccessObtained.Equal(c.head.AccessObtained), nil
+}
+
+// takeBack lets go of a claim under which nothing was spent and of which the
+// store didn't say whether it was written, as soon as it does: until it had run
+// out nobody could refresh, however soon the store is well again. The claim was
+// to replace the given version.
+func (r *refresher) takeBack(version uint64, claim record.Claim) {
+	over := time.Now().Add(claim.Length)
+	r.b.forever(func(ctx context.Context) {
+		for pause := pollFirst; time.Now().Before(over); pause = min(2*pause, pollMost) {
+			rec, _, problem := r.b.load(ctx, &r.id, r.key)
+			switch {
+			case problem != nil && problem.Status == http.StatusUnauthorized:
+				return
+			case problem == nil && rec.head.Claim.Holder == claim.Holder:
+				c, err := rec.content()
+				if err != nil {
+					return
+				}
+				c.head.Claim = record.Claim{Contested: claim.Contested}
+				r.replace(ctx, rec.version, &c)
+				continue // it is looked whether it was done
+			case problem == nil && rec.version != version: // it can't be written any more
+				return
+			}
+			if !sleep(ctx, pause) {
+				return
+			}
+		}
+	})
 }
 
 // letGo gives our claim back, if rec has one that we need no more.

@@ -392,6 +392,107 @@ func TestUnclearWrites(t *testing.T) {
 	}
 }
 
+// A store that fails before anybody can tell whether a claim was written leaves
+// nobody waiting for that claim, neither here nor at another replica.
+func TestUnclearClaim(t *testing.T) {
+	for _, written := range []string{"before", "after", "late"} {
+		t.Run(written, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &hookedStore{Store: memstore.New(memstore.Options{})}
+				apps, at := fleet(t, 2, setup{config: bff.Config{Store: store}})
+				iss := apps[0].iss
+				b := apps[0].signIn("alice")
+				other := at(1, b)
+				time.Sleep(16 * time.Minute)
+				var late func() error
+				down := func(op string, do func() error) error { return errStore }
+				store.set(func(op string, do func() error) error {
+					if op != "Replace" {
+						return do()
+					}
+					switch store.set(down); written {
+					case "after":
+						do()
+					case "late":
+						late = do // the server does it when it has time again
+					}
+					return errStore
+				})
+				if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 503 || r.Reason() != "store_unavailable" {
+					t.Errorf("GET /api/x while the store is down = %v", r)
+				}
+				time.Sleep(5 * time.Second)
+				store.set(nil)
+				if late != nil {
+					time.Sleep(2 * time.Second) // the claim isn't there yet
+					late()
+				}
+				time.Sleep(time.Second)
+				start := time.Now()
+				if r := other.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+					t.Errorf("GET /api/x at another replica = %v", r)
+				}
+				if took := time.Since(start); took > 0 {
+					t.Errorf("GET /api/x took %v", took)
+				}
+				if got := iss.Count("token:refresh_token"); got != 1 || iss.LiveGrants() != 1 {
+					t.Errorf("%d token requests and %d live grants, want one of each", got, iss.LiveGrants())
+				}
+			})
+		})
+	}
+}
+
+// A claim that was to be taken over, and perhaps was, is not given back: whoever
+// comes next must wait for its last holder, who may have the rotated token.
+func TestUnclearTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		records := memstore.New(memstore.Options{})
+		keys := []bff.Key{bff.NewKey()}
+		one, two := &hookedStore{Store: records}, &hookedStore{Store: records}
+		first := newApp(t, setup{config: bff.Config{Store: one, Keys: keys}})
+		second := newApp(t, setup{at: first.iss, config: bff.Config{Store: two, Keys: keys}})
+		b := first.signIn("alice")
+		other := second.browser()
+		for _, c := range b.Cookies() {
+			other.SetCookie(c)
+		}
+		time.Sleep(16 * time.Minute)
+
+		down := func(string, func() error) error { return errStore }
+		heal := first.iss.Break("token", bfftest.Fault{Times: 1, After: func(*http.Request) { one.set(down) }})
+		var wg sync.WaitGroup
+		wg.Go(func() { b.Fetch("GET", "/api/x", nil, nil) })
+		time.Sleep(time.Second)
+		heal()
+		tookOver := make(chan struct{})
+		two.set(func(op string, do func() error) error {
+			err := do()
+			if op == "Replace" {
+				two.set(down)
+				close(tookOver)
+				return errStore
+			}
+			return err
+		})
+		wg.Go(func() { other.Fetch("GET", "/api/x", nil, nil) })
+		<-tookOver
+		time.Sleep(300 * time.Millisecond)
+		two.set(nil)
+		time.Sleep(300 * time.Millisecond)
+		wg.Go(func() { other.Fetch("GET", "/api/x", nil, nil) })
+		time.Sleep(100 * time.Millisecond)
+		one.set(nil) // no later than the other's
+		wg.Wait()
+		if r := other.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+			t.Errorf("GET /api/x = %v", r)
+		}
+		if got := first.iss.Count("token:refresh_token"); got != 1 || first.iss.LiveGrants() != 1 {
+			t.Errorf("%d token requests and %d live grants, want one of each", got, first.iss.LiveGrants())
+		}
+	})
+}
+
 // D5: where an issuer refuses only the loser of two redemptions, the loser does
 // not end the winner's session, though the winner has not written yet: neither
 // before its claim has run out, nor if the winner writes at the last moment.
@@ -683,7 +784,8 @@ func (s *hookedStore) Create(ctx context.Context, key string, value []byte, expi
 
 func (s *hookedStore) Replace(ctx context.Context, key string, version uint64, value []byte) (next uint64, ok bool, err error) {
 	err = s.call("Replace", func() (err error) {
-		next, ok, err = s.Store.Replace(ctx, key, version, value)
+		// What was sent is done, whether or not somebody still waits for it.
+		next, ok, err = s.Store.Replace(context.WithoutCancel(ctx), key, version, value)
 		return err
 	})
 	return next, ok, err
