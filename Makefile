@@ -36,7 +36,7 @@ INSTALLED := $(NPM:%=%/node_modules/.package-lock.json)
 MODULES = modules=$$(go list -m -f '{{.Dir}}' | sed "s|^$$PWD/||; s|^$$PWD$$|.|")
 UNIT    = packages=$$(go list work); packages=$$(grep -vE '/($(E2E)|$(SPATEST))$$' <<<"$$packages")
 
-.PHONY: help test lint workspace fmt vet staticcheck tidy vuln test-unit fuzz e2e bench screenshots setup clean
+.PHONY: help test lint workspace fmt vet staticcheck tidy vuln test-unit fuzz e2e bench figures screenshots setup clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]*):.*## /  \1\t/' | expand -t 16
@@ -133,6 +133,9 @@ screenshots: e2e ## the browser tests, then a list of the pictures they took
 bench: ## all benchmarks
 	@$(UNIT)
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
+
+figures: ## measure again what README.md says, and write it there
+	go run ./internal/bench/table -write README.md
 
 # npm's own record of what it installed tells whether the lock file moved on.
 $(INSTALLED): %/node_modules/.package-lock.json: %/package.json %/package-lock.json
