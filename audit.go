@@ -148,7 +148,8 @@ func (b *BFF) emitCounted(r *http.Request, e Event) {
 	th := b.tally.of(e.Kind)
 	e.Request, e.Count = requestInfo(r), 1
 	th.mu.Lock()
-	if wait := time.Until(th.last.Add(time.Second)); wait > 0 {
+	// After Close nobody waits for a timer.
+	if wait := time.Until(th.last.Add(time.Second)); wait > 0 && b.quit.Err() == nil {
 		if th.held != nil {
 			e.Count = th.held.Count + 1
 		} else {

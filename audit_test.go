@@ -141,3 +141,39 @@ func TestEventsOfStrangers(t *testing.T) {
 		}
 	})
 }
+
+// Close reports what is held, and nothing is held after it: OnEvent is not
+// called behind the back of a program that has ended.
+func TestEventsAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add}})
+		stranger := a.browser()
+		refused := func() {
+			for range 5 {
+				stranger.Fetch("POST", "/logout", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}})
+			}
+		}
+		counted := func() (n int) {
+			for _, e := range tr.take() {
+				n += e.Count
+			}
+			return n
+		}
+		refused()
+		if err := a.auth.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := counted(); n != 5 {
+			t.Errorf("%d refusals are counted when Close returns, want 5", n)
+		}
+		refused()
+		if n := counted(); n != 5 {
+			t.Errorf("%d refusals after Close are counted at once, want 5", n)
+		}
+		time.Sleep(5 * time.Second)
+		if n := counted(); n != 0 {
+			t.Errorf("%d are reported later", n)
+		}
+	})
+}

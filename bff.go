@@ -634,12 +634,12 @@ func (b *BFF) Patterns() []string {
 // Proxy serves: no sign-in may end there. [returnto.Clean] asks with the path
 // itself and with what a forgiving router may make of it.
 func (b *BFF) ownPath(path string) bool {
-	for _, own := range []string{b.paths.Login, b.callback, b.paths.Logout, b.sessionAt, b.sessionsAt, b.eventsAt, b.loggedOutAt, b.backchannelAt} {
+	for _, own := range []string{b.paths.Login, b.callback, b.paths.Logout, b.sessionAt, b.eventsAt, b.loggedOutAt, b.backchannelAt} {
 		if path == returnto.Plain(own) {
 			return true
 		}
 	}
-	for _, prefix := range *b.proxied.Load() {
+	for _, prefix := range append([]string{b.sessionsAt}, *b.proxied.Load()...) {
 		if prefix = returnto.Plain(prefix); path == prefix || strings.HasPrefix(path, prefix+"/") {
 			return true
 		}

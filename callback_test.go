@@ -190,7 +190,7 @@ func TestReturnURL(t *testing.T) {
 		"/page?tab=1&x=%2F": "/page?tab=1&x=%2F", "": "/", "/optional#sec": "/optional#sec",
 		"https://evil.example": "/", "//evil.example": "/", `/\evil.example`: "/", `/./\evil.example`: "/", "/%09/evil.example": "/",
 		"/\n/evil.example": "/", "javascript:alert(1)": "/", "https://app.example.com/page": "/", "/..//evil.example": "/",
-		"/login": "/", "/logout": "/", "/auth/callback?code=x&state=y": "/", "/auth/session": "/", "/LOGOUT": "/",
+		"/login": "/", "/logout": "/", "/auth/callback?code=x&state=y": "/", "/auth/session": "/", "/auth/sessions": "/", "/auth/sessions/end-others": "/", "/LOGOUT": "/",
 		"/api/export?all=1": "/", "/api": "/", "/API/x": "/", "/" + strings.Repeat("a", 9000): "/",
 	} {
 		b := a.browser()

@@ -313,7 +313,7 @@ func (c *checker) paths(cfg *Config, b *BFF) {
 	b.loggedOutAt = p.Prefix + "/logged-out"
 	routes := []struct{ field, path string }{
 		{"RedirectURL", b.callback}, {"Paths.Login", p.Login}, {"Paths.Logout", p.Logout},
-		{"Paths.Prefix", b.sessionAt}, {"Paths.Prefix", b.sessionsAt}, {"Paths.Prefix", b.eventsAt}, {"Paths.Prefix", b.loggedOutAt}, {"Paths.Prefix", b.backchannelAt},
+		{"Paths.Prefix", b.sessionAt}, {"Paths.Prefix", b.sessionsAt}, {"Paths.Prefix", b.sessionsAt + "/end-others"}, {"Paths.Prefix", b.eventsAt}, {"Paths.Prefix", b.loggedOutAt}, {"Paths.Prefix", b.backchannelAt},
 	}
 	for i, r := range routes {
 		for _, other := range routes[:i] {

@@ -125,6 +125,7 @@ func configRows() []configRow {
 		{name: "a relative path", checks: "config-path", edit: func(c *bff.Config) { c.Paths.Prefix = "auth" }, field: "Paths.Prefix", says: "plain path"},
 		{name: "two routes on one path", checks: "config-path-twice", edit: func(c *bff.Config) { c.Paths.Logout = "/login" }, field: "Paths.Logout", says: "also the path of Paths.Login"},
 		{name: "the callback on another route", checks: "config-path-twice", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com/login" }, field: "Paths.Login", says: "also the path of RedirectURL"},
+		{name: "the callback on a route below another", checks: "config-path-twice", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com/auth/sessions/end-others" }, field: "Paths.Prefix", says: "also the path of RedirectURL"},
 		{name: "a default return URL elsewhere", checks: "config-return", edit: func(c *bff.Config) { c.DefaultReturnURL = "//evil.example" }, field: "DefaultReturnURL", says: "local path"},
 		{name: "a default return URL that signs out", checks: "config-return", edit: func(c *bff.Config) { c.DefaultReturnURL = "/logout" }, field: "DefaultReturnURL", says: "outside our own routes"},
 

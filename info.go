@@ -92,7 +92,7 @@ func (b *BFF) noSession(w http.ResponseWriter, r *http.Request, problem *Problem
 // describe says what the browser may know of s.
 func (b *BFF) describe(r *http.Request, s *Session) (*sessionJSON, error) {
 	h := &s.record().head
-	all := map[string]any{}
+	all := map[string]json.RawMessage{} // as the issuer wrote them, numbers too
 	if err := s.Claims(&all); err != nil {
 		return nil, newProblem(StoreUnavailable, err)
 	}

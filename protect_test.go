@@ -282,3 +282,16 @@ func TestAuthorizeWithAProblem(t *testing.T) {
 		}
 	}
 }
+
+// Numbers in claims are shown as the issuer wrote them: JavaScript's are not
+// wide enough for every ID, Go's float64 neither.
+func TestSessionKeepsNumbers(t *testing.T) {
+	a := newApp(t, setup{
+		issuer: bfftest.Options{Users: []bfftest.User{{Name: "alice", Claims: map[string]any{"employee": json.Number("9007199254740993")}}}},
+		config: bff.Config{SessionClaims: []string{"employee"}},
+	})
+	b := a.signIn("alice")
+	if r := b.Fetch("GET", "/auth/session", nil, nil); !strings.Contains(string(r.Body), `"employee":9007199254740993`) {
+		t.Errorf("GET /auth/session = %s", r.Body)
+	}
+}
