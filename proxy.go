@@ -46,6 +46,7 @@ type proxy struct {
 	t       *target
 	rule    proofRule
 	reverse *httputil.ReverseProxy
+	watches watches
 
 	// Shared by all requests; nobody changes them.
 	forwardedHost  []string
@@ -123,7 +124,7 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	f.Context, f.watch.cancel, f.watch.w = ctx, cancel, w
-	f.watch.start(r, p.t)
+	p.watches.start(&f.watch, r, p.t)
 	defer f.watch.stop()
 	out := r.WithContext(f)
 	if p.t.MaxRequestBody > 0 {

@@ -118,6 +118,7 @@ type Upstream struct {
 
 	// Timeout bounds the wait for the upstream's response header, from the last
 	// byte of the request on. Zero means 30 seconds; negative means no bound.
+	// This and the next two are kept to a fifth of a second.
 	Timeout time.Duration
 
 	// IdleTimeout ends a request on which no byte has moved in either direction

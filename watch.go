@@ -4,31 +4,54 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
+// watchTick is how often all of a proxy's requests are looked at. A request may
+// last two ticks longer than its bounds say.
+const watchTick = 100 * time.Millisecond
+
+// watches are the requests that are under way at one proxy. One timer serves
+// them all: one for each request would cost a twentieth of what a request costs
+// altogether. It is armed while there are requests, and for a second after.
+type watches struct {
+	clock atomic.Int64 // as of the last tick, since base
+
+	mu    sync.Mutex
+	base  time.Time
+	timer *time.Timer
+	first *watch
+	quiet int // ticks without a request; the timer is not armed after quietTicks
+}
+
+const quietTicks = 10
+
 // A watch ends a proxied request on which nothing moves for too long, whoever
-// is to blame. It owns one timer.
+// is to blame.
 type watch struct {
+	all          *watches
 	header, idle time.Duration // not positive: no bound
-	deadline     time.Time     // of the whole request; zero: no bound
+	deadline     int64         // of the whole request, by the clock
 	cancel       context.CancelCauseFunc
 	w            http.ResponseWriter
 
-	mu      sync.Mutex
-	timer   *time.Timer // nil: no bound at all, or over
-	phase   phase
-	reading bool // the browser is to send the next byte
+	due     atomic.Int64 // when it has been too long, by the clock
+	phase   atomic.Int32
+	reading atomic.Bool // the browser is to send the next byte
+
+	mu         sync.Mutex // held while the response writer is used, and to change phase
+	over       bool
+	prev, next *watch // under all.mu
 }
 
-type phase int
-
 const (
-	sending  phase = iota // the request
-	awaiting              // the response header
-	passing               // the response
+	sending  = iota // the request
+	awaiting        // the response header
+	passing         // the response
 )
 
 var (
@@ -39,98 +62,121 @@ var (
 	errTooLong    = errors.New("it took longer than MaxDuration")
 )
 
-// start begins to watch. A request without a body is sent at once.
-func (w *watch) start(r *http.Request, t *target) {
-	w.header, w.idle = t.Timeout, t.IdleTimeout
-	if t.MaxDuration > 0 {
-		w.deadline = time.Now().Add(t.MaxDuration)
-	}
+// start begins to watch a request. One without a body is sent at once.
+func (all *watches) start(w *watch, r *http.Request, t *target) {
+	w.all, w.header, w.idle = all, t.Timeout, t.IdleTimeout
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		w.phase = awaiting
+		w.phase.Store(awaiting)
 	}
-	if w.header > 0 || w.idle > 0 || !w.deadline.IsZero() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.timer = time.AfterFunc(w.patience(), w.expire)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.timer == nil {
+		all.base = time.Now()
+		all.timer = time.AfterFunc(watchTick, all.tick)
+	} else if all.quiet > quietTicks {
+		all.clock.Store(int64(time.Since(all.base)))
+		all.timer.Reset(watchTick)
 	}
+	all.quiet = 0
+	if w.next = all.first; w.next != nil {
+		w.next.prev = w
+	}
+	all.first = w
+	w.deadline = all.in(t.MaxDuration)
+	w.renew()
+}
+
+// in returns the time by the clock, which may be a tick behind, by which d has
+// passed, or that it never does.
+func (all *watches) in(d time.Duration) int64 {
+	if d <= 0 || d > math.MaxInt64/2 {
+		return math.MaxInt64
+	}
+	return all.clock.Load() + int64(d+watchTick)
 }
 
 // stop ends the watch. The response writer is not touched afterwards.
 func (w *watch) stop() {
+	w.all.mu.Lock()
+	if w.next != nil {
+		w.next.prev = w.prev
+	}
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		w.all.first = w.next
+	}
+	w.all.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
+	w.over = true
+}
+
+// tick looks at all requests.
+func (all *watches) tick() {
+	all.mu.Lock()
+	now := int64(time.Since(all.base))
+	all.clock.Store(now)
+	var late []*watch
+	for w := all.first; w != nil; w = w.next {
+		if w.due.Load() < now {
+			late = append(late, w)
+		}
+	}
+	if all.first == nil {
+		all.quiet++
+	}
+	if all.quiet <= quietTicks {
+		all.timer.Reset(watchTick)
+	}
+	all.mu.Unlock()
+	for _, w := range late {
+		w.expire(now)
 	}
 }
 
 // enter notes that the request has come this far.
-func (w *watch) enter(p phase) {
+func (w *watch) enter(phase int32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if p > w.phase {
-		w.phase = p
+	if phase > w.phase.Load() {
+		w.phase.Store(phase)
 	}
-	w.reset()
+	w.renew()
 }
 
 // moved notes that bytes moved.
 func (w *watch) moved() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.phase != awaiting {
-		w.reset()
+	if w.phase.Load() != awaiting {
+		w.renew()
 	}
 }
 
-// reads notes whether the browser is being waited for.
-func (w *watch) reads(now bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.reading = now
-	if w.phase != awaiting {
-		w.reset()
-	}
-}
-
-func (w *watch) reset() {
-	if w.timer != nil {
-		w.timer.Reset(w.patience())
-	}
-}
-
-// patience is how long the present phase may go on without a change.
-func (w *watch) patience() time.Duration {
+// renew sets how long the present phase may go on without a change.
+func (w *watch) renew() {
 	d := w.idle
-	if w.phase == awaiting {
+	if w.phase.Load() == awaiting {
 		d = w.header
 	}
-	if d <= 0 {
-		d = 1<<63 - 1
-	}
-	if !w.deadline.IsZero() {
-		d = min(d, time.Until(w.deadline))
-	}
-	return d
+	w.due.Store(min(w.all.in(d), w.deadline))
 }
 
 // expire ends the request, and says who was to blame.
-func (w *watch) expire() {
+func (w *watch) expire(now int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer == nil {
+	if w.over || w.due.Load() >= now {
 		return
 	}
 	p := newProblem(UpstreamTimeout, errNoHeader)
-	switch {
-	case !w.deadline.IsZero() && !time.Now().Before(w.deadline):
+	switch phase := w.phase.Load(); {
+	case w.deadline < now:
 		p.Err = errTooLong
-	case w.phase == sending && w.reading:
+	case phase == sending && w.reading.Load():
 		p = newProblem(RequestTimeout, errNotSent)
-	case w.phase == sending:
+	case phase == sending:
 		p.Err = errNotTaken
-	case w.phase == passing:
+	case phase == passing:
 		p.Err = errNoProgress
 	}
 	w.end(p)
@@ -142,10 +188,10 @@ func (w *watch) expire() {
 func (w *watch) end(p *Problem) {
 	w.cancel(p)
 	conn, now := http.NewResponseController(w.w), time.Now()
-	if w.reading {
+	if w.reading.Load() {
 		conn.SetReadDeadline(now) // no matter if the server can't
 	}
-	if w.phase == passing {
+	if w.phase.Load() == passing {
 		conn.SetWriteDeadline(now)
 	}
 }
@@ -157,9 +203,11 @@ type requestBody struct {
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.w.reads(true)
+	b.w.moved()
+	b.w.reading.Store(true)
 	n, err := b.ReadCloser.Read(p)
-	b.w.reads(false)
+	b.w.reading.Store(false)
+	b.w.moved()
 	if err == io.EOF {
 		b.w.enter(awaiting)
 	}
