@@ -104,10 +104,11 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	answer := resp.Body
+	stop := context.AfterFunc(ctx, func() { answer.Close() })
+	body, err := io.ReadAll(io.LimitReader(answer, maxBody+1))
 	stop()
-	resp.Body.Close()
+	answer.Close()
 	if err != nil {
 		return nil, errors.Join(ctx.Err(), err)
 	}

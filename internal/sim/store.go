@@ -187,9 +187,14 @@ func (h handle) trouble(o op, u int) {
 	}
 }
 
-func (h handle) Load(ctx context.Context, key string) (value []byte, n uint64, expires time.Time, ok bool, err error) {
+func (h handle) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
 	w := h.r.w
-	err = h.call(ctx, opLoad, key, func(l *luck) string {
+	// Of the call alone: one that was given up on may have its effect later.
+	var value []byte
+	var n uint64
+	var expires time.Time
+	var ok bool
+	err := h.call(ctx, opLoad, key, func(l *luck) string {
 		c := w.records[key]
 		live := w.live(key)
 		switch {
@@ -216,9 +221,9 @@ func (h handle) Load(ctx context.Context, key string) (value []byte, n uint64, e
 	return value, n, expires, ok, nil
 }
 
-func (h handle) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (ok bool, err error) {
-	w := h.r.w
-	err = h.call(ctx, opCreate, key, func(*luck) string {
+func (h handle) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	w, ok := h.r.w, false
+	err := h.call(ctx, opCreate, key, func(*luck) string {
 		c := w.records[key]
 		if w.live(key) != nil || c != nil && c.mark != nil && time.Now().Before(c.until) {
 			return "finds the key taken"
@@ -232,13 +237,16 @@ func (h handle) Create(ctx context.Context, key string, value []byte, expires, e
 		ok = true
 		return "files"
 	})
-	return ok && err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return ok, nil
 }
 
-func (h handle) Replace(ctx context.Context, key string, n uint64, value []byte) (next uint64, ok bool, err error) {
-	w := h.r.w
+func (h handle) Replace(ctx context.Context, key string, n uint64, value []byte) (uint64, bool, error) {
+	w, next, ok := h.r.w, uint64(0), false
 	value = slices.Clone(value)
-	err = h.call(ctx, opReplace, key, func(*luck) string {
+	err := h.call(ctx, opReplace, key, func(*luck) string {
 		c := w.live(key)
 		if c == nil {
 			return fmt.Sprintf("of %d finds nothing", n)
@@ -259,9 +267,9 @@ func (h handle) Replace(ctx context.Context, key string, n uint64, value []byte)
 	return next, ok, nil
 }
 
-func (h handle) Touch(ctx context.Context, key string, expires time.Time) (ok bool, err error) {
-	w := h.r.w
-	err = h.call(ctx, opTouch, key, func(*luck) string {
+func (h handle) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
+	w, ok := h.r.w, false
+	err := h.call(ctx, opTouch, key, func(*luck) string {
 		c := w.live(key)
 		if c == nil {
 			return "finds nothing"
@@ -273,14 +281,17 @@ func (h handle) Touch(ctx context.Context, key string, expires time.Time) (ok bo
 		if expires.After(c.expires) {
 			c.expires = expires
 		}
-		return "until " + fmt.Sprint(c.expires.Sub(w.began))
+		return fmt.Sprintf("to %v", expires.Sub(w.began))
 	})
-	return ok && err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return ok, nil
 }
 
-func (h handle) End(ctx context.Context, key string, n uint64, mark []byte, until time.Time) (ok bool, err error) {
-	w := h.r.w
-	err = h.call(ctx, opEnd, key, func(*luck) string {
+func (h handle) End(ctx context.Context, key string, n uint64, mark []byte, until time.Time) (bool, error) {
+	w, ok := h.r.w, false
+	err := h.call(ctx, opEnd, key, func(*luck) string {
 		c := w.live(key)
 		switch {
 		case c == nil:
@@ -292,7 +303,10 @@ func (h handle) End(ctx context.Context, key string, n uint64, mark []byte, unti
 		w.ended(h.r, key, n, string(mark))
 		return fmt.Sprintf("of %d leaves the mark %s", n, mark)
 	})
-	return ok && err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return ok, nil
 }
 
 // A state is what a version of a session's record says, in words that are the
