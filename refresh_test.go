@@ -818,3 +818,28 @@ func TestHooksThatPanic(t *testing.T) {
 		}
 	})
 }
+
+// Close does not wait for an issuer whose keys are away: the rotated token is
+// stored, and another replica goes on from there.
+func TestCloseWhileKeysAreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apps, at := fleet(t, 2, setup{})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		iss.RotateKeys()
+		heal := iss.Break("jwks", bfftest.Fault{Status: 503})
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 503 {
+			t.Fatalf("GET /api/x = %v", r)
+		}
+		start := time.Now()
+		if err := apps[0].auth.Close(t.Context()); err != nil || time.Since(start) > 10*time.Second {
+			t.Errorf("Close = %v after %v", err, time.Since(start))
+		}
+		heal()
+		time.Sleep(30 * time.Second)
+		if r := at(1, b).Fetch("GET", "/api/x", nil, nil); r.Status != 200 || iss.LiveGrants() != 1 {
+			t.Errorf("at another replica: %v, with %d live grants", r, iss.LiveGrants())
+		}
+	})
+}
