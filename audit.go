@@ -107,7 +107,7 @@ func (b *BFF) emit(ctx context.Context, r *http.Request, e Event) {
 	}
 	b.log.LogAttrs(ctx, eventLevels[e.Kind], strings.ReplaceAll(string(e.Kind), "_", " "), attrs...)
 	if b.cfg.OnEvent != nil {
-		b.cfg.OnEvent(ctx, e)
+		b.call(ctx, "OnEvent", func() error { b.cfg.OnEvent(ctx, e); return nil })
 	}
 }
 

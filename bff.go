@@ -206,8 +206,8 @@ type Config struct {
 
 	// OnLogin is called at sign-in and, with Login.Refresh set, at each
 	// refresh. It may set values for the session, or refuse the user with
-	// [Refuse]. Any other error answers 503: the hook could not tell. It may
-	// be called concurrently and must honour its context.
+	// [Refuse]. Any other error, or a panic, answers 503: the hook could not
+	// tell. It may be called concurrently and must honour its context.
 	OnLogin func(context.Context, *Login) error
 
 	// DefaultReturnURL is where a sign-in ends that names no valid place, a

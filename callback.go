@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -601,11 +602,25 @@ func (b *BFF) ask(ctx context.Context, c *content, l *Login) error {
 	}
 	l.Issuer, l.Subject, l.Groups = b.cfg.Issuer, c.head.Subject, slices.Clone(c.head.Groups)
 	l.claims, l.values = c.claims.JSON, slices.Clone(c.claims.Values)
-	if err := b.cfg.OnLogin(ctx, l); err != nil {
+	if err := b.call(ctx, "OnLogin", func() error { return b.cfg.OnLogin(ctx, l) }); err != nil {
 		return err
 	}
 	c.claims.Values = l.values
 	return nil
+}
+
+// call calls a hook of the application. A panic in it is reported and counts as
+// an error: much of what calls hooks runs in the background, where it would end
+// the process, again and again for the same user.
+func (b *BFF) call(ctx context.Context, name string, hook func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.log.LogAttrs(ctx, slog.LevelError, "a hook panicked",
+				slog.String("hook", name), slog.String("panic", fmt.Sprintf("%.200v", p)), slog.String("stack", string(debug.Stack())))
+			err = errors.New("it panicked")
+		}
+	}()
+	return hook()
 }
 
 // file creates the session's record, and ends it again if it was to end

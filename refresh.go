@@ -617,7 +617,7 @@ func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.Toke
 		}
 		r.f.stalled.Store(newProblem(IssuerUnavailable, err))
 		r.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens can't be validated yet", slog.Any("err", err))
-		if time.Now().After(limit) || !sleep(ctx, pause) {
+		if time.Now().After(limit) || r.b.quit.Err() != nil || !sleep(ctx, pause) { // what was rotated is stored
 			_, problem, _ := r.failed(ctx, w.version, &w.content, &issuer.Error{Op: "refresh", Kind: issuer.Unreachable, Err: err})
 			return nil, problem, true
 		}

@@ -878,3 +878,70 @@ func TestRefreshMarginLongerThanTheToken(t *testing.T) {
 		}
 	})
 }
+
+// A hook that panics on what the issuer says of a user costs that user a 503,
+// as a handler that panics costs one request: not the process, and no grant.
+func TestHooksThatPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events atomic.Bool
+		a := newApp(t, setup{config: bff.Config{
+			OnLogin: func(_ context.Context, l *bff.Login) error {
+				l.Set("first", l.Groups[0])
+				return nil
+			},
+			OnEvent: func(context.Context, bff.Event) {
+				if events.Load() {
+					panic("full")
+				}
+			},
+		}})
+		b := a.signIn("alice")
+		a.iss.AddUser(bfftest.User{Name: "alice"})
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 503 || r.Reason() != "issuer_unavailable" {
+			t.Errorf("with a hook that panics at a refresh: %v", r)
+		}
+		other := a.browser()
+		if r := other.SignIn("alice"); r.Err == nil || !strings.Contains(r.Err.Error(), "issuer_unavailable") {
+			t.Errorf("with a hook that panics at a sign-in: %v", r)
+		}
+		synctest.Wait()
+		if n := a.iss.Count("revoke"); n != 1 {
+			t.Errorf("%d revocations, want that of the failed sign-in's grant", n)
+		}
+		a.iss.AddUser(bfftest.User{Name: "alice", Groups: []string{"Users"}})
+		events.Store(true)
+		time.Sleep(6 * time.Minute) // the tokens that could not be judged are given up
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 200 {
+			t.Errorf("once the hook works again: %v", r)
+		}
+		if log := a.log.String(); !strings.Contains(log, `"hook":"OnLogin"`) || !strings.Contains(log, `"hook":"OnEvent"`) {
+			t.Error("nobody was told")
+		}
+	})
+}
+
+// Close does not wait for an issuer whose keys are away: the rotated token is
+// stored, and another replica goes on from there.
+func TestCloseWhileKeysAreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apps, at := fleet(t, 2, setup{})
+		iss := apps[0].iss
+		b := apps[0].signIn("alice")
+		iss.RotateKeys()
+		heal := iss.Break("jwks", bfftest.Fault{Status: 503})
+		time.Sleep(16 * time.Minute)
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 503 {
+			t.Fatalf("GET /api/x = %v", r)
+		}
+		start := time.Now()
+		if err := apps[0].auth.Close(t.Context()); err != nil || time.Since(start) > 10*time.Second {
+			t.Errorf("Close = %v after %v", err, time.Since(start))
+		}
+		heal()
+		time.Sleep(30 * time.Second)
+		if r := at(1, b).Fetch("GET", "/api/x", nil, nil); r.Status != 200 || iss.LiveGrants() != 1 {
+			t.Errorf("at another replica: %v, with %d live grants", r, iss.LiveGrants())
+		}
+	})
+}

@@ -215,3 +215,23 @@ func TestKeysSingleFlight(t *testing.T) {
 		}
 	})
 }
+
+// An error that many calls share, since they waited for one fetch, is nobody's
+// to change.
+func TestSharedErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOP(testIssuer)
+		o.answer("/jwks", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
+		c := o.client(t)
+		_, err := c.VerifyIDToken(t.Context(), rsaKey.good(), issuer.Expect{Nonce: "n"})
+		before := problem(t, err, issuer.Unreachable, "")
+		op := before.Op
+		_, err = c.VerifyLogoutToken(t.Context(), rsaKey.good())
+		if e := problem(t, err, issuer.Unreachable, ""); e.Op != "logout_token" {
+			t.Errorf("Op %q, want logout_token", e.Op)
+		}
+		if before.Op != op {
+			t.Errorf("the first call's error has become one of %q", before.Op)
+		}
+	})
+}

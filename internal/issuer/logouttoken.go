@@ -36,8 +36,9 @@ const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 func (c *Client) VerifyLogoutToken(ctx context.Context, raw string) (*LogoutToken, error) {
 	tok, err := c.verifyLogoutToken(ctx, raw)
 	if err != nil {
-		err.Op = "logout_token"
-		return nil, err
+		e := *err // which others may have as well, if it is about the keys
+		e.Op = "logout_token"
+		return nil, &e
 	}
 	return tok, nil
 }
