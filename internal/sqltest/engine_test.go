@@ -167,7 +167,7 @@ func contract(t *testing.T, e engine) {
 		Want:   storetest.Indexer | storetest.EndLog | storetest.Rememberer,
 		Second: func(t *testing.T, _ storetest.Store) storetest.Store { return current.on(t, second) },
 		Keys:   5000,
-		Tick:   time.Second,
+		Tick:   500 * time.Millisecond,
 	})
 }
 

@@ -84,6 +84,46 @@ func TestFailureSaysWhy(t *testing.T) {
 	}
 }
 
+// A rule gets longer ticks only where that may be what it lacks.
+func TestSlowMachine(t *testing.T) {
+	const tick = time.Minute
+	for _, tt := range []struct {
+		name       string
+		busy       time.Duration
+		wait       int
+		enough     time.Duration // the tick with which it passes
+		times      int
+		wantFailed bool
+	}{
+		{"passes", time.Hour, 1, tick, 1, false},
+		{"slow", tick, 1, 4 * tick, 3, false},
+		{"always-slow", time.Hour, 1, 100 * tick, 4, true},
+		{"fast", tick / 3, 1, 4 * tick, 1, true},
+		{"race", time.Hour, 0, 4 * tick, 1, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				times := 0
+				slow := rule{name: tt.name, check: func(ctx context.Context, s *subject) error {
+					times++
+					time.Sleep(tt.busy)
+					if tt.wait > 0 {
+						s.wait(tt.wait)
+					}
+					if s.opts.Tick < tt.enough {
+						return errors.New("expired too early")
+					}
+					return nil
+				}}
+				failed := run(t.Context(), []rule{slow}, func() []Store { return []Store{newModel("")} }, Options{Tick: tick})
+				if times != tt.times || (failed != nil) != tt.wantFailed {
+					t.Errorf("checked %d times, failures %v; want %d, and some: %v", times, failed, tt.times, tt.wantFailed)
+				}
+			})
+		})
+	}
+}
+
 // Two handles find what one hides: a replica that does not see what another
 // one did.
 func TestSecond(t *testing.T) {
