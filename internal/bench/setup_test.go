@@ -34,8 +34,8 @@ const visited = 1 << 16
 func newIssuer(size int) *bfftest.Issuer {
 	iss := bfftest.NewIssuer(bfftest.Options{AccessTokenLifetime: time.Hour})
 	iss.Break("token", bfftest.Fault{EditAccessToken: func(t *bfftest.Token) {
-		// The rest of the token has 700 bytes, and base64 makes four of three.
-		t.Claims["pad"] = strings.Repeat("x", max(0, size-700)*3/4)
+		// The rest of the token has less than 2,000 bytes, and base64 makes four of three.
+		t.Claims["pad"] = strings.Repeat("x", max(0, size-2000)*3/4)
 	}})
 	return iss
 }

@@ -281,9 +281,8 @@ func (w *world) happen(r *replica, u int, in incident) {
 
 // A logger writes the library's log into the trace.
 type logger struct {
-	w     *world
-	r     *replica
-	attrs string
+	w *world
+	r *replica
 }
 
 func (l logger) Enabled(context.Context, slog.Level) bool { return l.w.keep }
