@@ -44,7 +44,7 @@ const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUp
 func TestWebSocket(t *testing.T) {
 	f := newFaulty(t)
 	s := serve(t, bff.Upstream{URL: f.url, WebSocket: true},
-		bff.Upstream{URL: f.url, Path: "/short", WebSocket: true, IdleTimeout: 300 * time.Millisecond})
+		bff.Upstream{URL: f.url, Path: "/short", WebSocket: true, IdleTimeout: time.Second})
 	open := func(t *testing.T, path string) (net.Conn, *bufio.Reader) {
 		t.Helper()
 		c, br := s.dial()

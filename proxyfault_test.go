@@ -102,7 +102,8 @@ func ended(c net.Conn) { io.Copy(io.Discard, c) }
 func TestFaultyUpstream(t *testing.T) {
 	f := newFaulty(t)
 	s := serve(t,
-		bff.Upstream{URL: f.url, Timeout: 300 * time.Millisecond, IdleTimeout: 10 * time.Second, WebSocket: true, MaxResponseHeader: 16 << 10},
+		bff.Upstream{URL: f.url, WebSocket: true, MaxResponseHeader: 16 << 10},
+		bff.Upstream{URL: f.url, Path: "/slow", Timeout: 300 * time.Millisecond},
 		bff.Upstream{URL: "http://127.0.0.1:1", Path: "/down"},
 		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/tls"})
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -137,11 +138,11 @@ func TestFaultyUpstream(t *testing.T) {
 			readRequest(br)
 			c.SetLinger(0)
 		}, 502, "bad_gateway", false},
-		{"never-answers", "", func(c *net.TCPConn, br *bufio.Reader) {
+		{"never-answers", "/slow", func(c *net.TCPConn, br *bufio.Reader) {
 			readRequest(br)
 			ended(c)
 		}, 504, "upstream_timeout", false},
-		{"answers-by-drops", "", func(c *net.TCPConn, br *bufio.Reader) {
+		{"answers-by-drops", "/slow", func(c *net.TCPConn, br *bufio.Reader) {
 			readRequest(br)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\n")
 			for {
@@ -394,8 +395,7 @@ func TestConnectionDiesAgain(t *testing.T) {
 // to blame.
 func TestStalledBodies(t *testing.T) {
 	f := newFaulty(t)
-	up := bff.Upstream{URL: f.url, IdleTimeout: 300 * time.Millisecond, Timeout: 20 * time.Second}
-	s := serve(t, up)
+	s := serve(t, bff.Upstream{URL: f.url, IdleTimeout: time.Second, Timeout: 20 * time.Second})
 	raw := func(t *testing.T, head, body string) net.Conn {
 		t.Helper()
 		c, err := net.Dial("tcp", s.srv.Listener.Addr().String())

@@ -2,7 +2,9 @@
 // the same process:
 //
 //   - Protect against the bare handler and against alexedwards/scs,
-//   - Proxy against a bare httputil.ReverseProxy with the same transport,
+//   - Proxy against a bare httputil.ReverseProxy with the same transport, and
+//     in BenchmarkPeers against nginx as well, over sizes, numbers of connections
+//     and protocols,
 //   - a sign-in against x/oauth2 and go-oidc in a handler of a hundred lines,
 //   - 200 requests on one expired token against the same,
 //   - the memory of a session against scs.
