@@ -12,6 +12,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 )
 
 // A trail keeps events.
@@ -174,6 +175,41 @@ func TestEventsAfterClose(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if n := counted(); n != 0 {
 			t.Errorf("%d are reported later", n)
+		}
+	})
+}
+
+// A log line names a session as the events do.
+func TestLogNamesSessionsByTheirHandle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: tr.add}})
+		b := a.signIn("alice")
+		handle := tr.take()[0].Session
+		a.iss.Break("token", bfftest.Fault{Status: 500})
+		time.Sleep(31 * time.Minute)
+		store.set(func(op string, do func() error) error {
+			if op == "Touch" {
+				return errStore
+			}
+			return do()
+		})
+		b.Fetch("GET", "/page", nil, nil)
+		synctest.Wait()
+		for _, message := range []string{"session not extended", "refresh failed"} {
+			found := false
+			for line := range strings.SplitSeq(a.log.String(), "\n") {
+				if strings.Contains(line, `"`+message+`"`) {
+					found = true
+					if !strings.Contains(line, `"session":"`+handle+`"`) {
+						t.Errorf("%s; want session %s", line, handle)
+					}
+				}
+			}
+			if !found {
+				t.Errorf("no line %q", message)
+			}
 		}
 	})
 }

@@ -136,7 +136,7 @@ func (b *BFF) fly(ctx context.Context, s *Session, stale time.Time, want *Grant)
 		b.mu.Unlock()
 		close(f.done)
 	}
-	r := &refresher{b: b, f: f, id: s.id, key: s.key, stale: stale, want: want, log: b.log.With("session", logKey(s.key))}
+	r := &refresher{b: b, f: f, id: s.id, key: s.key, stale: stale, want: want, log: b.log.With("session", seal.Handle(s.key))}
 	started := b.background(ctx, func(ctx context.Context) {
 		f.rec, f.problem = r.run(ctx)
 		land()

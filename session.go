@@ -469,7 +469,7 @@ func (b *BFF) load(ctx context.Context, id *seal.ID, key string) (*loaded, time.
 	if err != nil {
 		// Somebody wrote to the store who could not seal. To sign in again is
 		// the way out, so this is no outage.
-		b.log.LogAttrs(ctx, slog.LevelError, "session record doesn't open", slog.String("session", logKey(key)))
+		b.log.LogAttrs(ctx, slog.LevelError, "session record doesn't open", slog.String("session", seal.Handle(key)))
 		return nil, time.Time{}, newProblem(NoSession, err)
 	}
 	if !time.Now().Before(rec.head.End) { // check:lifetime the store's clock is behind ours
@@ -496,14 +496,6 @@ func (b *BFF) whyEnded(ctx context.Context, id *seal.ID, mark []byte) Reason {
 		return NoSession // perhaps the store was lost since
 	}
 	return SessionIdle
-}
-
-// logKey returns what a log line may show of a record key.
-func logKey(key string) string {
-	if len(key) < 9 {
-		return key
-	}
-	return key[1:9]
 }
 
 // session returns the session of a request whose cookie named id, extended if
@@ -540,7 +532,7 @@ func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
 	ok, err := b.store.Touch(storeCtx, s.key, until)
 	switch {
 	case err != nil:
-		b.log.LogAttrs(ctx, slog.LevelWarn, "session not extended", slog.String("session", logKey(s.key)), slog.Any("err", err))
+		b.log.LogAttrs(ctx, slog.LevelWarn, "session not extended", slog.String("session", seal.Handle(s.key)), slog.Any("err", err))
 	case !ok: // it ended since it was loaded
 		_, _, problem := b.lookUp(ctx, &s.id, s.key, false)
 		if problem == nil {
