@@ -120,7 +120,6 @@ type frameReader struct {
 	header []byte // of the frame that has begun, as far as it is there
 	left   uint64 // bytes of its payload that are to come
 	broken bool   // this isn't WebSocket
-	closed bool
 }
 
 // between reports whether the last frame is complete.
