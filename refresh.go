@@ -500,11 +500,31 @@ func (r *refresher) failed(ctx context.Context, version uint64, c *content, err 
 	if c.head.Claim.Holder != r.mine { // somebody goes on from what we stored
 		return nil, problem, true
 	}
-	// Only for the pause and to let go of the claim: if it isn't written, the
-	// claim runs out.
-	c.head.Claim = record.Claim{Contested: c.head.Claim.Contested}
-	r.replace(ctx, version, c)
+	r.note(ctx, version, c)
 	return nil, problem, true
+}
+
+// note stores the failure in c, for the pause, and lets go of the claim, as long
+// as it is ours. If it isn't written, the claim runs out.
+func (r *refresher) note(ctx context.Context, version uint64, c *content) {
+	fail, claim := c.head.Failure, c.head.Claim
+	for range 3 {
+		c.head.Failure, c.head.Claim = fail, record.Claim{Contested: claim.Contested}
+		if _, ok, problem := r.replace(ctx, version, c); ok || problem != nil {
+			return
+		}
+		// Another version, but perhaps only by somebody who writes something
+		// else: a token that may have been spent must not come again for that.
+		rec, _, problem := r.b.load(ctx, &r.id, r.key)
+		if problem != nil || rec.head.Claim != claim {
+			return
+		}
+		var err error
+		if *c, err = rec.content(); err != nil {
+			return
+		}
+		version = rec.version
+	}
 }
 
 // conclude ends the session whose refresh token the issuer refused, unless

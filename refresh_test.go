@@ -301,25 +301,58 @@ func TestIssuerDown(t *testing.T) {
 // D29: a request that may have been processed is not repeated while the access
 // token still serves.
 func TestLostAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t, setup{issuer: bfftest.Options{NoRotation: true}})
-		b := a.signIn("alice")
-		a.iss.Break("token", bfftest.Fault{Times: 1, CloseBeforeAnswer: true})
-		time.Sleep(14*time.Minute + 10*time.Second)
-		for range 45 {
-			if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
-				t.Fatal(r)
-			}
-			time.Sleep(time.Second)
+	for name, c := range map[string]struct {
+		fault bfftest.Fault
+		other bool // somebody else writes the record before the failure is noted
+	}{
+		"broken-connection": {fault: bfftest.Fault{Times: 1, CloseBeforeAnswer: true}},
+		"bad-gateway":       {fault: bfftest.Fault{Times: 1, Status: 502}},
+		"another-writer":    {fault: bfftest.Fault{Times: 1, CloseBeforeAnswer: true}, other: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &rewrittenStore{Store: memstore.New(memstore.Options{})}
+				a := newApp(t, setup{issuer: bfftest.Options{NoRotation: true}, config: bff.Config{Store: store}})
+				b := a.signIn("alice")
+				c.fault.After = func(*http.Request) { store.next.Store(c.other) }
+				a.iss.Break("token", c.fault)
+				time.Sleep(14*time.Minute + 10*time.Second)
+				for range 45 {
+					if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+						t.Fatal(r)
+					}
+					time.Sleep(time.Second)
+				}
+				if got := a.iss.Count("token:refresh_token"); got != 1 || store.next.Load() {
+					t.Errorf("%d token requests before the token's end, want 1", got)
+				}
+				time.Sleep(10 * time.Second)
+				if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 || a.iss.Count("token:refresh_token") != 2 {
+					t.Errorf("after the token's end: %v, %d token requests", r, a.iss.Count("token:refresh_token"))
+				}
+			})
+		})
+	}
+}
+
+// A rewrittenStore is one in which somebody else writes a record anew, as it is,
+// just before the next Replace.
+type rewrittenStore struct {
+	bff.Store
+	next atomic.Bool
+}
+
+func (s *rewrittenStore) Replace(ctx context.Context, key string, version uint64, value []byte) (uint64, bool, error) {
+	if s.next.Swap(false) {
+		now, at, _, _, err := s.Store.Load(ctx, key)
+		if err != nil {
+			return 0, false, err
 		}
-		if got := a.iss.Count("token:refresh_token"); got != 1 {
-			t.Errorf("%d token requests before the token's end, want 1", got)
+		if _, _, err := s.Store.Replace(ctx, key, at, now); err != nil {
+			return 0, false, err
 		}
-		time.Sleep(10 * time.Second)
-		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 || a.iss.Count("token:refresh_token") != 2 {
-			t.Errorf("after the token's end: %v, %d token requests", r, a.iss.Count("token:refresh_token"))
-		}
-	})
+	}
+	return s.Store.Replace(ctx, key, version, value)
 }
 
 // Invariant 4: the refresh goes on when the request that caused it has gone.
