@@ -196,4 +196,5 @@ func (w *world) close() {
 		}
 	}
 	w.work.Wait()
+	time.Sleep(time.Minute) // what the dead left goes home
 }
