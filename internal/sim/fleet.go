@@ -53,16 +53,28 @@ func (w *world) start(slot int) *replica {
 		w.all = append(w.all, r)
 	})
 	api := bff.Upstream{URL: "https://api.example.com/v1", StripPrefix: "/api", Transport: upstream{r}}
+	var at bff.Store = handle{r}
+	if w.watch {
+		at = watchedHandle{handle{r}}
+	}
+	cacheSize := 0
+	if w.cache {
+		cacheSize = 100
+	}
 	auth, err := bff.New(context.Background(), bff.Config{
 		Issuer:      issuerURL,
 		ClientID:    clientID,
 		RedirectURL: appURL + "/auth/callback",
 		Keys:        w.keys,
-		Store:       handle{r},
+		Store:       at,
+		CacheSize:   cacheSize,
 		IdleTimeout: w.idle,
-		UserInfo:    w.userInfo,
-		HTTPClient:  &http.Client{Transport: wire{r}},
-		Logger:      slog.New(logger{w: w, r: r}),
+
+		CacheMaxStale: maxStale,
+
+		UserInfo:   w.userInfo,
+		HTTPClient: &http.Client{Transport: wire{r}},
+		Logger:     slog.New(logger{w: w, r: r}),
 		// The store of the simulation has no tags.
 		NoBackchannelLogout: true,
 	})

@@ -88,8 +88,14 @@ type plan struct {
 	think                 speed         // between two requests of a tab
 	wake                  bool          // whoever is stopped or cut off is back when somebody else is about to end the session
 
+	watch bool // the store reports changes
+	cache bool // replicas keep what they read, for maxStale
+
 	incidents []incident
 }
+
+// maxStale is how old what a replica's cache says may be.
+const maxStale = 4 * time.Second
 
 // An incident is something that happens once: when the given step of the given
 // call is reached for the nth time in a round, anywhere in the fleet.
@@ -154,6 +160,9 @@ func newPlan(seed uint64) *plan {
 		}
 	}
 	p.wake = r.IntN(2) == 0
+	// Whoever hears of a change finds it; and to listen for hours takes time.
+	p.watch = !p.kinds[staleReads] && p.life < 10*time.Minute && r.IntN(3) == 0
+	p.cache = r.IntN(4) == 0
 	return p
 }
 
@@ -220,7 +229,7 @@ func (p *plan) String() string {
 	if calm {
 		s.WriteString(" none")
 	}
-	fmt.Fprintf(&s, "; trouble %v, lag %v, wake %v", p.trouble, p.lag, p.wake)
+	fmt.Fprintf(&s, "; trouble %v, lag %v, wake %v, watch %v, cache %v", p.trouble, p.lag, p.wake, p.watch, p.cache)
 	for _, i := range p.incidents {
 		fmt.Fprintf(&s, "\n  %v", i)
 	}

@@ -72,7 +72,7 @@ func (c *Counts) Add(d *Counts) {
 func Run(seed uint64, keep bool) *Result {
 	w := &world{
 		plan: newPlan(seed), began: time.Now(), over: make(chan struct{}), keep: keep,
-		records: map[string]*rec{}, res: &Result{},
+		records: map[string]*rec{}, watchers: map[*watcher]struct{}{}, res: &Result{},
 	}
 	w.res.Plan = w.plan.String()
 	w.res.Counts = Counts{Runs: 1, Incidents: map[string]int{}, Cases: map[string]int{}, SignOuts: map[string]int{}}

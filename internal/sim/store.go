@@ -54,10 +54,11 @@ func (c *rec) at(t time.Duration) *version {
 	return &c.past[0]
 }
 
-// write makes value the present version.
-func (c *rec) write(w *world, by *replica, value []byte, s state) {
+// write makes value the present version of the record under key.
+func (c *rec) write(w *world, by *replica, key string, value []byte, s state) {
 	c.last++
 	c.past = append(c.past, version{c.last, value, w.now(), by, s})
+	w.report(key)
 }
 
 // A handle is the store as one replica reaches it. It is a bff.Store.
@@ -232,7 +233,7 @@ func (h handle) Create(ctx context.Context, key string, value []byte, expires, e
 		if c.expires.After(end) {
 			c.expires = end
 		}
-		c.write(w, h.r, slices.Clone(value), state{})
+		c.write(w, h.r, key, slices.Clone(value), state{})
 		w.records[key] = c
 		ok = true
 		return "files"
@@ -256,7 +257,7 @@ func (h handle) Replace(ctx context.Context, key string, n uint64, value []byte)
 			return fmt.Sprintf("of %d finds %d, and doesn't make it %v", n, c.now().n, &s)
 		}
 		before := c.now().state
-		c.write(w, h.r, value, s)
+		c.write(w, h.r, key, value, s)
 		next, ok = c.last, true
 		w.wrote(h.r, key, &before, &s)
 		return fmt.Sprintf("of %d by %d: %v", n, next, &s)
@@ -301,6 +302,7 @@ func (h handle) End(ctx context.Context, key string, n uint64, mark []byte, unti
 		}
 		c.mark, c.until, ok = slices.Clone(mark), until, true
 		w.ended(h.r, key, n, string(mark))
+		w.report(key)
 		return fmt.Sprintf("of %d leaves the mark %s", n, mark)
 	})
 	if err != nil {
@@ -385,7 +387,7 @@ func (w *world) rewrite(u int) {
 			return
 		}
 		v := c.now()
-		c.write(w, nil, v.value, v.state)
+		c.write(w, nil, key, v.value, v.state)
 		text = fmt.Sprintf("somebody writes %d as %d", v.n, c.last)
 	})
 	if text != "" {
@@ -405,6 +407,9 @@ func (w *world) lose(u int, again bool) {
 		gone := c.now()
 		c.past = c.past[:len(c.past)-1]
 		c.lost = true
+		for x := range w.watchers {
+			x.broken = true // as its connection is, to the server that failed
+		}
 		if again {
 			c.last = c.now().n
 		}

@@ -33,6 +33,7 @@ type session struct {
 // An exchange is one request to the application and its answer.
 type exchange struct {
 	u          int
+	method     string
 	path       string
 	by         *replica
 	from, to   time.Duration
@@ -66,7 +67,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 // send sends a request to a replica and waits for the answer, as long as ctx
 // and the replica last.
 func (w *world) send(ctx context.Context, r *replica, u int, method, path string, header http.Header) *exchange {
-	x := &exchange{u: u, path: path, by: r, from: w.now()}
+	x := &exchange{u: u, method: method, path: path, by: r, from: w.now()}
 	target, err := url.ParseRequestURI(path)
 	if err != nil {
 		panic(err)
@@ -236,6 +237,7 @@ func (w *world) command(u, way int) {
 			if c := w.live(s.key); c != nil {
 				c.mark, c.until = []byte("session_revoked"), time.Now().Add(time.Hour)
 				w.ended(nil, s.key, 0, "session_revoked")
+				w.report(s.key)
 				text = "an administrator ends the session"
 			}
 		})

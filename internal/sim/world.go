@@ -36,6 +36,7 @@ type world struct {
 	counts   [ops][steps]int // since the round began
 	met      []bool          // by incident
 	outage   outage
+	watchers map[*watcher]struct{}
 
 	work  sync.WaitGroup // goroutines of the world's own
 	hash  uint64
@@ -58,11 +59,12 @@ const (
 	opKeys
 	opMeta
 	opRevoke
+	opWatch
 	ops
 )
 
 func (o op) String() string {
-	return [ops]string{"load", "create", "replace", "touch", "end", "token", "userinfo", "keys", "metadata", "revoke"}[o]
+	return [ops]string{"load", "create", "replace", "touch", "end", "token", "userinfo", "keys", "metadata", "revoke", "watch"}[o]
 }
 
 // A step is a moment in a call.
