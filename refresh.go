@@ -585,9 +585,9 @@ func (r *refresher) granted(ctx context.Context, version uint64, c *content, tok
 	if malformed != nil {
 		return r.failed(ctx, w.version, &w.content, malformed)
 	}
-	learned, problem, done := r.validate(ctx, w, tokens)
-	if done {
-		return nil, problem, true
+	learned, rec, problem := r.validate(ctx, w, tokens)
+	if rec != nil || problem != nil {
+		return rec, problem, true
 	}
 	if rec, problem, done := w.write(ctx, tokens, func(c *content) {
 		if learned != nil {
@@ -616,13 +616,14 @@ func (r *refresher) granted(ctx context.Context, version uint64, c *content, tok
 // validate holds a token response to OpenID Connect Core 1.0, section 12.2,
 // and asks userinfo and the application again. What fails for good ends the
 // session; what can't be decided now is tried again, without another token
-// request, while the claim is kept.
-func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.TokenResponse) (*content, *Problem, bool) {
+// request, while the claim is kept. It returns what the response says, nil if it
+// says nothing, unless another result came in first or there is a problem.
+func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.TokenResponse) (*content, *loaded, *Problem) {
 	limit := time.Now().Add(max(time.Minute, min(tokens.Lifetime, 5*time.Minute)))
 	for pause := time.Second; ; pause = min(2*pause, 5*time.Second) {
 		learned, err := r.check(ctx, &w.content, tokens)
 		if err == nil {
-			return learned, nil, false
+			return learned, nil, nil
 		}
 		var e *issuer.Error
 		var no *refusal
@@ -633,16 +634,16 @@ func (r *refresher) validate(ctx context.Context, w *writer, tokens *issuer.Toke
 				why = SessionRevoked
 			}
 			r.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens refused", slog.Any("err", err))
-			return nil, w.condemn(ctx, tokens, why), true
+			return nil, nil, w.condemn(ctx, tokens, why)
 		}
 		r.f.stalled.Store(newProblem(IssuerUnavailable, err))
 		r.log.LogAttrs(ctx, slog.LevelWarn, "refreshed tokens can't be validated yet", slog.Any("err", err))
 		if time.Now().After(limit) || r.b.quit.Err() != nil || !sleep(ctx, pause) { // what was rotated is stored
 			_, problem, _ := r.failed(ctx, w.version, &w.content, &issuer.Error{Op: "refresh", Kind: issuer.Unreachable, Err: err})
-			return nil, problem, true
+			return nil, nil, problem
 		}
-		if _, problem, done := w.write(ctx, tokens, func(c *content) { rand.Read(c.head.Claim.Holder[:]) }); done {
-			return nil, problem, true
+		if rec, problem, done := w.write(ctx, tokens, func(c *content) { rand.Read(c.head.Claim.Holder[:]) }); done {
+			return nil, rec, problem
 		}
 	}
 }

@@ -526,6 +526,50 @@ func TestUnclearTakeover(t *testing.T) {
 	})
 }
 
+// Who could neither validate nor write for longer than its claim hands on what
+// another replica has got meanwhile.
+func TestOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		records := memstore.New(memstore.Options{})
+		keys := []bff.Key{bff.NewKey()}
+		var undecided atomic.Bool
+		one := &hookedStore{Store: records}
+		first := newApp(t, setup{config: bff.Config{Store: one, Keys: keys, OnLogin: func(context.Context, *bff.Login) error {
+			if undecided.Load() {
+				one.failWrites(true)
+				return errors.New("can't tell")
+			}
+			return nil
+		}}})
+		second := newApp(t, setup{at: first.iss, config: bff.Config{Store: records, Keys: keys}})
+		b := first.signIn("alice")
+		other := second.browser()
+		for _, c := range b.Cookies() {
+			other.SetCookie(c)
+		}
+		time.Sleep(16 * time.Minute)
+
+		undecided.Store(true)
+		go b.Fetch("GET", "/api/x", nil, nil)
+		time.Sleep(time.Second)
+		go other.Fetch("GET", "/api/x", nil, nil) // sees the claim from now on
+		time.Sleep(14 * time.Second)
+		waits := make(chan *bfftest.Response, 1)
+		go func() { waits <- b.Fetch("GET", "/api/x", nil, nil) }()
+		time.Sleep(6 * time.Second)
+		if got := first.iss.Count("token:refresh_token"); got != 2 {
+			t.Fatalf("%d token requests, want 2: this is about the second", got)
+		}
+		one.failWrites(false)
+		if r := <-waits; r.Status != 200 {
+			t.Errorf("the request that waited at the first replica: %v", r)
+		}
+		if first.iss.LiveGrants() != 1 {
+			t.Error("the grant is dead")
+		}
+	})
+}
+
 // D5: where an issuer refuses only the loser of two redemptions, the loser does
 // not end the winner's session, though the winner has not written yet: neither
 // before its claim has run out, nor if the winner writes at the last moment.
