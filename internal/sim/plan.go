@@ -162,7 +162,7 @@ func newPlan(seed uint64) *plan {
 	p.wake = r.IntN(2) == 0
 	// Whoever hears of a change finds it; and to listen for hours takes time.
 	p.watch = !p.kinds[staleReads] && p.life < 10*time.Minute && r.IntN(3) == 0
-	p.cache = r.IntN(4) == 0
+	p.cache = p.users == 1 && r.IntN(3) == 0 // which part of it a session is kept in is left to chance
 	return p
 }
 

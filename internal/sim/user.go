@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -79,9 +80,14 @@ func (w *world) send(ctx context.Context, r *replica, u int, method, path string
 	w.lock(func() { r.serving++ })
 	rec, served := &recorder{header: http.Header{}}, make(chan struct{})
 	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				w.fail("u%d: %s %s at replica %d: the handler panicked: %v\n%s", u, method, path, r.id, p, debug.Stack())
+			}
+			w.lock(func() { r.serving-- })
+			close(served)
+		}()
 		r.handler.ServeHTTP(rec, req)
-		w.lock(func() { r.serving-- })
-		close(served)
 	}()
 	select {
 	case <-served:
