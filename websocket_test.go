@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -239,11 +240,11 @@ func newTube() *tube {
 }
 
 // state returns what the browser got, and why and when that ended.
-func (tb *tube) state() (string, error, time.Duration) {
+func (tb *tube) state() (got string, over time.Duration, err error) {
 	synctest.Wait()
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	return tb.browser.String(), tb.err, tb.over
+	return tb.browser.String(), tb.over, tb.err
 }
 
 const (
@@ -294,7 +295,7 @@ func TestSocketEnds(t *testing.T) {
 					}
 				}
 				time.Sleep(3 * time.Second)
-				got, err, took := tb.state()
+				got, took, err := tb.state()
 				if got != c.want {
 					t.Errorf("the browser gets %q, want %q", got, c.want)
 				}
@@ -323,7 +324,7 @@ func TestSocketPasses(t *testing.T) {
 				tb.Write([]byte(answerFrame))
 			}
 			tb.send.CloseWithError(end)
-			got, err, _ := tb.state()
+			got, _, err := tb.state()
 			if got != string(sent) || err != end {
 				t.Errorf("the browser gets %d bytes and %v, want %d and %v", len(got), err, len(sent), end)
 			}
@@ -355,7 +356,7 @@ func TestSocketEndsThoughTheUpstreamIsStuck(t *testing.T) {
 			t.Errorf("a Write that the end interrupted = %v", err)
 		}
 		tb.Write([]byte(answerFrame))
-		if got, err, took := tb.state(); got != closeFrame || err == nil || took != 0 {
+		if got, took, err := tb.state(); got != closeFrame || err == nil || took != 0 {
 			t.Errorf("the browser gets %q and %v after %v", got, err, took)
 		}
 	})
@@ -394,15 +395,14 @@ func TestSocketEndsAtAnyMoment(t *testing.T) {
 			})
 			go func() {
 				for range round {
-					tb.mu.Lock()
-					tb.mu.Unlock()
+					runtime.Gosched()
 				}
 				tb.End(4401, "signed_out")
 			}()
 			time.Sleep(3 * time.Second)
 			close(stop)
 			both.Wait()
-			got, err, _ := tb.state()
+			got, _, err := tb.state()
 			if err == nil || err == io.EOF {
 				t.Fatalf("round %d: it ends with %v", round, err)
 			}
