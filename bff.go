@@ -330,8 +330,9 @@ type BFF struct {
 	cookies       cookieNames
 	upstreams     []*target // of Config, for Client
 
-	tokenRequests chan struct{} // bounds those in flight
-	storeTimeout  time.Duration // zero: the store can't block
+	refreshes    chan struct{} // bounds the token requests in flight for sessions
+	redemptions  chan struct{} // and those for sign-ins, which strangers can cause
+	storeTimeout time.Duration // zero: the store can't block
 
 	mu      sync.Mutex
 	flights map[string]*flight // by record key
@@ -372,7 +373,8 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	}
 	cfg = b.cfg
 	b.log = cfg.Logger
-	b.tokenRequests = make(chan struct{}, maxTokenRequests)
+	b.refreshes = make(chan struct{}, maxTokenRequests)
+	b.redemptions = make(chan struct{}, maxTokenRequests)
 	b.stop, b.stopWork = context.WithCancel(context.Background())
 	b.quit, b.quitWork = context.WithCancel(b.stop)
 	b.proxied.Store(&[]string{})

@@ -11,7 +11,8 @@ import (
 )
 
 // What this file promises: a WebSocket or an event stream that Proxy carries
-// ends with its session, on whatever replica that ends, as streams.go says.
+// ends with its session, on whatever replica that ends, as streams.go says. A
+// browser that doesn't read is cut off some seconds later.
 
 // bind ties an answer that lasts to the session that it is for: one that
 // switched to WebSocket is closed with code 4401 and the reason, an event
@@ -27,6 +28,7 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 		}
 		s := newSocket(rw)
 		end = func(st streamState) {
+			f.watch.cut(2 * closeGrace)
 			if st.why == nil {
 				s.end(closeGoingAway, "reconnect")
 				return
@@ -38,6 +40,7 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 		s := &eventStream{ReadCloser: res.Body}
 		end = func(streamState) {
 			s.ended.Store(true)
+			f.watch.cut(closeGrace)
 			f.watch.cancel(nil) // ends a Read that waits
 		}
 		closed = func(f func()) { s.onClose.f = f; res.Body = s }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,5 +224,66 @@ func TestDrainClosesWebSockets(t *testing.T) {
 	a.auth.Drain()
 	if op, payload := frame(t, l); op != 8 || binary.BigEndian.Uint16(payload) != 1001 {
 		t.Errorf("frame %d %q, want a close with 1001", op, payload)
+	}
+}
+
+// A browser that reads nothing of a stream does not keep it open after the end
+// of its session, however much is under way.
+func TestStreamsEndThoughNobodyReads(t *testing.T) {
+	flood := make([]byte, 1<<20) // of frames without a payload, or of no sense
+	for i := 0; i < len(flood); i += 2 {
+		flood[i] = 0x82
+	}
+	var sent atomic.Int64
+	api := http.NewServeMux()
+	api.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		for n := 0; err == nil; sent.Add(int64(n)) {
+			n, err = conn.Write(flood)
+		}
+	})
+	api.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		var err error
+		for n := 0; err == nil; sent.Add(int64(n)) {
+			n, err = w.Write(flood)
+		}
+	})
+	up := httptest.NewServer(api)
+	defer up.Close()
+	a := newApp(t, setup{mux: func(a *app, mux *http.ServeMux) {
+		mux.Handle("/stream/", a.auth.Proxy(bff.Upstream{URL: up.URL, StripPrefix: "/stream", WebSocket: true}))
+	}})
+	returned := make(chan struct{}, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { returned <- struct{}{} }()
+		a.handler.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	for path, header := range map[string]string{"/stream/ws": upgrade, "/stream/events": ""} {
+		b := a.signIn("alice")
+		l, status := open(t, srv, b, path, header)
+		if !strings.Contains(status, "101") && !strings.Contains(status, "200") {
+			t.Fatal(status)
+		}
+		eventually(t, "the connection is full", func() bool {
+			before := sent.Load()
+			time.Sleep(200 * time.Millisecond)
+			return before > 0 && sent.Load() == before
+		})
+		signOut(b)
+		select {
+		case <-returned:
+		case <-time.After(15 * time.Second):
+			t.Errorf("%s is open 15 seconds after its session ended", path)
+			l.Close()
+			<-returned
+		}
 	}
 }

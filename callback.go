@@ -426,12 +426,12 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 	defer cancel()
 	began := time.Now()
 	select {
-	case b.tokenRequests <- struct{}{}:
+	case b.redemptions <- struct{}{}:
 	case <-time.After(b.cfg.IssuerTimeout):
 		return newProblem(IssuerUnavailable, errors.New("too many token requests in flight"))
 	}
 	tokens, err := b.issuer.Exchange(ctx, code, at.verifier)
-	<-b.tokenRequests
+	<-b.redemptions
 	if err != nil {
 		b.abandon(ctx, r, tokens)
 		return issuerProblem(err)

@@ -785,3 +785,25 @@ func TestOnLogin(t *testing.T) {
 		}
 	})
 }
+
+// What strangers can cause, sign-ins with codes of their own, takes nothing
+// from those who are signed in: a refresh doesn't queue behind it.
+func TestStrangersDontHoldUpRefreshes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		time.Sleep(16 * time.Minute)
+		heal := a.iss.Break("token:authorization_code", bfftest.Fault{Hang: true})
+		for range 200 {
+			stranger := a.browser()
+			stranger.Navigate("/login")
+			state := stranger.Page().URL.Query().Get("state")
+			go stranger.Navigate("/auth/callback?code=x&state=" + state)
+		}
+		synctest.Wait()
+		if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+			t.Errorf("a user whose token has expired: %v", r)
+		}
+		heal()
+	})
+}

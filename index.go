@@ -366,17 +366,31 @@ func (b *BFF) endWhere(ctx context.Context, subject string, e Event, match func(
 	return n, nil
 }
 
+// atOnceWithin is how far apart sign-ins are that may have been under way at the
+// same time.
+const atOnceWithin = 10 * time.Second
+
 // limitSessions ends the oldest sessions of a subject that has too many. key is
-// that of the newest, which stays.
+// that of the newest, which stays, whatever the clocks of other replicas say of
+// theirs: but not if another sign-in was under way beside it and is newer, or
+// the two would end each other.
 func (b *BFF) limitSessions(ctx context.Context, r *http.Request, subject, key string) {
 	if b.cfg.MaxSessions == 0 {
 		return
 	}
 	infos, err := b.SessionsOf(ctx, subject)
 	if err == nil && len(infos) > b.cfg.MaxSessions {
-		infos = slices.DeleteFunc(infos, func(info SessionInfo) bool { return info.filed.key == key })
+		// The latest come first, and before the newest none but those that were
+		// beside it.
+		if i := slices.IndexFunc(infos, func(info SessionInfo) bool { return info.filed.key == key }); i > 0 {
+			beside := 0
+			for beside < i && infos[beside].CreatedAt.Sub(infos[i].CreatedAt) >= atOnceWithin {
+				beside++
+			}
+			infos = slices.Concat(infos[beside:i+1], infos[:beside], infos[i+1:])
+		}
 		var list []filed
-		for _, info := range infos[b.cfg.MaxSessions-1:] {
+		for _, info := range infos[b.cfg.MaxSessions:] {
 			list = append(list, info.filed)
 		}
 		_, err = b.endFiled(ctx, list, Event{Subject: subject, Reason: Replaced, By: BySystem, Request: requestInfo(r)})

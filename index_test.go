@@ -403,3 +403,53 @@ func testEventsOfEndings(t *testing.T) {
 	a.auth.EndSessionsOf(t.Context(), a.iss.Grants()[0].Subject)
 	expect("command", "")
 }
+
+// A meetingStore has sessions that are created at the same time wait for each
+// other.
+type meetingStore struct {
+	*memstore.Store
+	meet atomic.Pointer[sync.WaitGroup]
+}
+
+func (s *meetingStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	ok, err := s.Store.Create(ctx, key, value, expires, end)
+	if wg := s.meet.Load(); wg != nil && key[0] == 's' {
+		wg.Done()
+		wg.Wait()
+	}
+	return ok, err
+}
+
+// Of sign-ins at the same moment, as many stay as may: they don't end each
+// other.
+func TestMaxSessionsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &meetingStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{MaxSessions: 2, Store: store}})
+		for _, at := range []int{2, 3, 5} {
+			old := a.signIn("alice")
+			time.Sleep(time.Hour / 2)
+			meet := new(sync.WaitGroup)
+			meet.Add(at)
+			store.meet.Store(meet)
+			browsers := make([]*bfftest.Browser, at)
+			var wg sync.WaitGroup
+			for i := range browsers {
+				browsers[i] = a.browser()
+				wg.Go(func() { browsers[i].SignIn("alice") })
+			}
+			wg.Wait()
+			store.meet.Store(nil)
+			alive := 0
+			for _, b := range browsers {
+				if signedIn(t, b) {
+					alive++
+				}
+			}
+			if alive != 2 || signedIn(t, old) {
+				t.Errorf("of %d sign-ins at once %d stay, want 2; the one from before is there: %v", at, alive, signedIn(t, old))
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}

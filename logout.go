@@ -121,7 +121,7 @@ func (r *loaded) hint(name string) string {
 	return text
 }
 
-// forget deletes all cookies of ours.
+// forget deletes the cookies of the session and of sign-ins under way.
 func (b *BFF) forget(w http.ResponseWriter, r *http.Request) {
 	b.cookies.delete(w, b.cookies.session, b.cfg.SameSite)
 	for _, c := range r.Cookies() {

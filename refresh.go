@@ -306,13 +306,13 @@ func (r *refresher) attempt(ctx context.Context, rec *loaded) (*loaded, *Problem
 	// What may take long is done before the claim, which would run out: to
 	// queue, and to find the token endpoint.
 	select {
-	case r.b.tokenRequests <- struct{}{}:
+	case r.b.refreshes <- struct{}{}:
 	case <-ctx.Done():
 		return nil, newProblem(IssuerUnavailable, ctx.Err()), true
 	case <-time.After(r.b.cfg.IssuerTimeout):
 		return nil, newProblem(IssuerUnavailable, errors.New("too many token requests in flight")), true
 	}
-	release := func() { <-r.b.tokenRequests }
+	release := func() { <-r.b.refreshes }
 
 	if _, err := r.b.issuer.Metadata(ctx); err != nil {
 		release()

@@ -109,7 +109,8 @@ type Watcher interface {
 }
 
 // An EndLog is a [Store] that also tells which sessions were ended lately, for
-// those who may have missed it.
+// those who may have missed it. Streams end within a second of their session
+// where the store is a Watcher or an EndLog, and within a minute elsewhere.
 type EndLog interface {
 	// Ended returns the keys of the sessions' records that were ended at or
 	// after since and whose marks are still kept, the earliest first and not

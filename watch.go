@@ -196,6 +196,16 @@ func (w *watch) end(p *Problem) {
 	}
 }
 
+// cut bounds what is still written to the browser: one that doesn't read holds
+// up the end of its request otherwise.
+func (w *watch) cut(after time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		http.NewResponseController(w.w).SetWriteDeadline(time.Now().Add(after))
+	}
+}
+
 // A requestBody tells the watch how the browser's body goes.
 type requestBody struct {
 	io.ReadCloser

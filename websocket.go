@@ -25,12 +25,13 @@ const closeGrace = 2 * time.Second
 // browser (RFC 6455, section 5.5.1), and nothing more to the upstream.
 type socket struct {
 	io.ReadWriteCloser
-	frames frameReader // used by Read alone
+	down frameReader // what the upstream sends; used by Read alone
+	up   frameReader // what the browser sends; used by Write alone
 
 	mu      sync.Mutex
 	closing []byte // our close frame, once it is decided
 	sent    bool
-	answer  chan struct{} // closed when the browser answers it
+	answer  chan struct{} // closed when the browser has closed
 	shut    sync.Once
 }
 
@@ -58,7 +59,7 @@ func (s *socket) Read(p []byte) (int, error) {
 		return n, err
 	}
 	n, err := s.ReadWriteCloser.Read(p)
-	s.frames.pass(p[:n])
+	s.down.pass(p[:n])
 	if n > 0 || err == nil {
 		return n, nil // an error comes again
 	}
@@ -77,7 +78,7 @@ func (s *socket) farewell(p []byte) (n int, err error, ended bool) {
 		s.mu.Unlock()
 		return 0, nil, false
 	}
-	if !sent && s.frames.between() && len(p) >= len(frame) {
+	if !sent && s.down.between() && !s.down.closed && len(p) >= len(frame) {
 		s.sent = true
 		s.mu.Unlock()
 		return copy(p, frame), nil, true
@@ -96,8 +97,11 @@ func (s *socket) farewell(p []byte) (n int, err error, ended bool) {
 // Write takes what comes from the browser. Once the socket is closing, that
 // goes nowhere.
 func (s *socket) Write(p []byte) (int, error) {
+	if s.up.pass(p); s.up.closed {
+		s.shut.Do(func() { close(s.answer) })
+	}
 	s.mu.Lock()
-	closing, sent := s.closing != nil, s.sent
+	closing := s.closing != nil
 	s.mu.Unlock()
 	if !closing {
 		n, err := s.ReadWriteCloser.Write(p)
@@ -108,9 +112,6 @@ func (s *socket) Write(p []byte) (int, error) {
 			return n, err
 		}
 	}
-	if sent && len(p) > 0 && p[0]&0x0f == 8 {
-		s.shut.Do(func() { close(s.answer) })
-	}
 	return len(p), nil
 }
 
@@ -119,6 +120,7 @@ func (s *socket) Write(p []byte) (int, error) {
 type frameReader struct {
 	header []byte // of the frame that has begun, as far as it is there
 	left   uint64 // bytes of its payload that are to come
+	closed bool   // a close frame has begun, or passed
 	broken bool   // this isn't WebSocket
 }
 
@@ -141,6 +143,7 @@ func (f *frameReader) pass(p []byte) {
 			f.broken = true
 		}
 		if size > 0 {
+			f.closed = f.closed || f.header[0]&0x0f == 8
 			f.header, f.left = f.header[:0], length
 		}
 	}

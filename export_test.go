@@ -1,0 +1,19 @@
+package bff
+
+import "io"
+
+// What tests of single parts need of the inside.
+
+type (
+	FrameReader = frameReader
+	Socket      = socket
+)
+
+func (f *frameReader) Pass(p []byte) { f.pass(p) }
+func (f *frameReader) Between() bool { return f.between() }
+func (f *frameReader) Closed() bool  { return f.closed }
+func (f *frameReader) Held() int     { return len(f.header) }
+
+func NewSocket(upstream io.ReadWriteCloser) *Socket { return newSocket(upstream) }
+
+func (s *socket) End(code uint16, reason string) { s.end(code, reason) }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package endrace_test
+
+const raceEnabled = false
