@@ -257,7 +257,7 @@ func hostileRows() []hostile {
 		{name: "token endpoint sends an array", rule: "RFC 6749 5.1", fault: body(`[{"access_token":"sentinel"}]`), says: "malformed answer", live: true},
 		{name: "token endpoint sends a form", rule: "RFC 6749 5.1", fault: body("access_token=sentinel&token_type=Bearer"), says: "malformed answer", live: true},
 		{name: "token endpoint sends nothing", rule: "RFC 6749 5.1", fault: bfftest.Fault{EditBody: func([]byte) []byte { return nil }}, says: "malformed answer", live: true},
-		{name: "token endpoint sends 50 MB", rule: "DESIGN invariant 10, S439", checks: "body-limit", fault: bfftest.Fault{BodySize: 50 << 20}, says: "1 MiB", live: true},
+		{name: "token endpoint sends 50 MB", rule: "DESIGN invariant 10, S439", fault: bfftest.Fault{BodySize: 50 << 20}, says: "1 MiB", live: true},
 		{name: "token endpoint never answers", rule: "S194, S443", fault: bfftest.Fault{Hang: true}, want: bff.IssuerUnavailable, says: "answer lost", live: true},
 		{name: "token endpoint answers by the second", rule: "S194, S443", fault: bfftest.Fault{Drip: time.Second}, want: bff.IssuerUnavailable, says: "answer lost", live: true},
 		{name: "token endpoint hangs up", rule: "S194", fault: bfftest.Fault{CloseBeforeAnswer: true}, want: bff.IssuerUnavailable, says: "answer lost", live: true},
@@ -280,7 +280,8 @@ func hostileRows() []hostile {
 		{name: "userinfo with status 401", rule: "Core 5.3.3", checks: "userinfo-status", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{Status: 401}, says: "refused 401"},
 		{name: "userinfo redirects", rule: "S46, X157", checks: "redirect", config: userinfo, endpoint: "userinfo", fault: to(302, "userinfo?x"), says: "redirects are not followed"},
 		{name: "userinfo redirects away", rule: "S46, S496, X157", config: userinfo, endpoint: "userinfo", fault: to(302, "https://evil.example/"), says: "redirects are not followed"},
-		{name: "userinfo of 100 MB", rule: "S439, X157", checks: "body-limit", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{BodySize: 100 << 20}, says: "1 MiB"},
+		{name: "userinfo of 100 MB", rule: "S439, X157", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{BodySize: 100 << 20}, says: "1 MiB"},
+		{name: "userinfo of 2 MB", rule: "S439, X157", checks: "body-limit", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{BodySize: 2 << 20}, says: "1 MiB"},
 		{name: "userinfo with 200 KB of claims", rule: "DESIGN invariant 10", checks: "claims-size", config: userinfo, endpoint: "userinfo", fault: member("x", strings.Repeat("x", 200<<10)), says: "too many claims"},
 		{name: "userinfo only with sub", rule: "Core 5.3.2, S181", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{EditJSON: func(m map[string]any) {
 			for name := range m {
@@ -313,7 +314,8 @@ func hostileRows() []hostile {
 		{name: "keys twice", rule: "RFC 7517 5", checks: "duplicate-member", endpoint: "jwks", fault: bfftest.Fault{EditBody: func(b []byte) []byte {
 			return append([]byte(`{"keys":[],`), b[1:]...)
 		}}, want: bff.IssuerUnavailable, says: "a member appears twice"},
-		{name: "100 MB of keys", rule: "S439, X169", checks: "body-limit", endpoint: "jwks", fault: bfftest.Fault{BodySize: 100 << 20}, want: bff.IssuerUnavailable, says: "1 MiB"},
+		{name: "100 MB of keys", rule: "S439, X169", endpoint: "jwks", fault: bfftest.Fault{BodySize: 100 << 20}, want: bff.IssuerUnavailable, says: "1 MiB"},
+		{name: "2 MB of keys", rule: "S439, X169", checks: "body-limit", endpoint: "jwks", fault: bfftest.Fault{BodySize: 2 << 20}, want: bff.IssuerUnavailable, says: "1 MiB"},
 		{name: "keys elsewhere", rule: "S189, S442", checks: "redirect", endpoint: "jwks", fault: to(302, "?x"), want: bff.IssuerUnavailable, says: "redirects are not followed"},
 		{name: "good keys among bad", rule: "RFC 7517 5, X169", endpoint: "jwks", fault: keys(func(list []any) []any {
 			return append([]any{7, nil, map[string]any{"kty": "new"}, map[string]any{"kty": "RSA"}, bfftest.HMACKey("HS256", []byte("x")).JWK()}, list...)
@@ -344,7 +346,8 @@ func hostileRows() []hostile {
 		{name: "metadata with status 500", rule: "Discovery 4.2, S190", endpoint: "discovery", fault: bfftest.Fault{Status: 500}, says: "discovery: unreachable 500"},
 		{name: "metadata in an array", rule: "Discovery 4.2, S190, X167", endpoint: "discovery", fault: body("[]"), says: "not a JSON object"},
 		{name: "metadata in HTML", rule: "Discovery 4.2, S190", endpoint: "discovery", fault: body("<html>sentinel</html>"), says: "not a JSON object"},
-		{name: "metadata of 50 MB", rule: "S439, X167", checks: "body-limit", endpoint: "discovery", fault: bfftest.Fault{BodySize: 50 << 20}, says: "1 MiB"},
+		{name: "metadata of 50 MB", rule: "S439, X167", endpoint: "discovery", fault: bfftest.Fault{BodySize: 50 << 20}, says: "1 MiB"},
+		{name: "metadata of 2 MB", rule: "S439, X167", checks: "body-limit", endpoint: "discovery", fault: bfftest.Fault{BodySize: 2 << 20}, says: "1 MiB"},
 		{name: "metadata elsewhere", rule: "S189, X167", checks: "redirect", endpoint: "discovery", fault: to(302, "?x"), says: "redirects are not followed"},
 		{name: "metadata at another host", rule: "S189, X167", endpoint: "discovery", fault: to(302, "https://evil.example/"), says: "redirects are not followed"},
 
