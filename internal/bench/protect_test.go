@@ -76,7 +76,7 @@ func fillSCS(b *testing.B, m *scs.SessionManager, size, n int) (cookies []string
 			cookies = append(cookies, m.Cookie.Name+"="+token)
 		}
 	}
-	return cookies
+	return inLine(cookies)
 }
 
 var populations = []struct{ token, sessions int }{{1, 1000}, {1, 1000000}, {16, 1000}}

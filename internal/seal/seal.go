@@ -321,9 +321,9 @@ func (id *ID) Open(recordKey string, value []byte, n int) (rec Record, err error
 	return rec, nil
 }
 
-// Part appends part i's plain text to dst.
+// Part appends part i's plain text to dst. There must be as many parts.
 func (r *Record) Part(dst []byte, i int) ([]byte, error) {
-	begin, nonce := r.first, r.value[recordHeader-nonceSize:recordHeader]
+	begin, nonce := r.first, r.value[recordHeader-nonceSize:recordHeader] // its last byte is 0
 	if i > 0 {
 		begin, nonce = r.ends[i-1], bytes.Clone(nonce)
 		nonce[nonceSize-1] = byte(i)
