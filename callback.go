@@ -248,7 +248,7 @@ func (b *BFF) present(r *http.Request) (*Session, *Problem) {
 	if state != cookieValid {
 		return nil, nil
 	}
-	s, problem := b.session(r.Context(), id, true, false)
+	s, problem := b.session(r.Context(), id, false)
 	if problem != nil && problem.Status == http.StatusUnauthorized {
 		return nil, nil
 	}

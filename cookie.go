@@ -2,6 +2,7 @@ package bff
 
 import (
 	"net/http"
+	"net/textproto"
 	"strings"
 	"time"
 
@@ -67,7 +68,7 @@ func (b *BFF) identify(r *http.Request) (seal.ID, cookieState) {
 		for line != "" {
 			var pair string
 			pair, line, _ = strings.Cut(line, ";")
-			name, v, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+			name, v, _ := strings.Cut(textproto.TrimString(pair), "=")
 			if name == b.cookies.session {
 				value = v
 				found++

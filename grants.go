@@ -88,7 +88,7 @@ func (s *Session) GrantToken(ctx context.Context, g Grant, refused Secret) (Secr
 func (b *BFF) grantToken(ctx context.Context, s *Session, g Grant, refused Secret) (Secret, *Problem) {
 	// The session's own token is the subject of an exchange, and its refresh
 	// tells whether the session is still good (D13).
-	if problem := b.keepFresh(ctx, s); problem != nil {
+	if problem := b.keepFresh(ctx, s, time.Now()); problem != nil {
 		return "", problem
 	}
 	t, err := s.record().tokens()

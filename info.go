@@ -56,7 +56,7 @@ func (b *BFF) answerSession(w http.ResponseWriter, r *http.Request, extend bool)
 		b.refuse(w, r, newProblem(CSRF, nil))
 		return
 	}
-	s, problem := b.session(r.Context(), id, true, !extend)
+	s, problem := b.session(r.Context(), id, !extend)
 	if problem == nil && extend {
 		problem = b.extend(r.Context(), s)
 	}

@@ -141,10 +141,17 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 	}
 	if !outer || rt.fresh && !s.fresh {
 		var problem *Problem
-		if s, problem = b.session(r.Context(), id, rt.passive || isPassive(r), !unsafe && !rt.fresh); problem != nil {
+		if s, problem = b.session(r.Context(), id, !unsafe && !rt.fresh); problem != nil {
 			return b.anonymous(r, rt, problem)
 		}
-		if problem := b.keepFresh(r.Context(), s); problem != nil {
+		now := time.Now()
+		if s.idle.Sub(now) < b.cfg.IdleTimeout/2 && !rt.passive && !isPassive(r) {
+			if problem := b.extend(r.Context(), s); problem != nil {
+				return b.anonymous(r, rt, problem)
+			}
+			now = time.Now()
+		}
+		if problem := b.keepFresh(r.Context(), s, now); problem != nil {
 			return b.anonymous(r, rt, problem)
 		}
 	}

@@ -51,7 +51,7 @@ func (s *Session) AccessToken(ctx context.Context) (Secret, error) {
 // authorization returns the Authorization header for a live access token, and
 // when the issuer gave that.
 func (b *BFF) authorization(ctx context.Context, s *Session) (Secret, time.Time, *Problem) {
-	if problem := b.keepFresh(ctx, s); problem != nil {
+	if problem := b.keepFresh(ctx, s, time.Now()); problem != nil {
 		return "", time.Time{}, problem
 	}
 	rec := s.record()
@@ -71,9 +71,8 @@ func (b *BFF) authorization(ctx context.Context, s *Session) (Secret, time.Time,
 // keepFresh sees to the access token: it starts a refresh if the token is past
 // its margin, and waits for it if the token has expired. Without a refresh
 // token it does nothing.
-func (b *BFF) keepFresh(ctx context.Context, s *Session) *Problem {
-	rec := s.record()
-	h, now := &rec.head, time.Now()
+func (b *BFF) keepFresh(ctx context.Context, s *Session, now time.Time) *Problem {
+	h := &s.record().head
 	if !h.Renewable {
 		return nil
 	}

@@ -499,10 +499,9 @@ func (b *BFF) whyEnded(ctx context.Context, id *seal.ID, mark []byte) Reason {
 	return SessionIdle
 }
 
-// session returns the session of a request whose cookie named id, extended if
-// that is due and the request counts as activity. cacheMay says whether the
-// cache may answer.
-func (b *BFF) session(ctx context.Context, id seal.ID, passive, cacheMay bool) (*Session, *Problem) {
+// session returns the session of a request whose cookie named id. cacheMay says
+// whether the cache may answer.
+func (b *BFF) session(ctx context.Context, id seal.ID, cacheMay bool) (*Session, *Problem) {
 	s := &Session{b: b, id: id, fresh: !cacheMay}
 	s.key = s.id.RecordKey()
 	rec, expires, problem := b.lookUp(ctx, &s.id, s.key, cacheMay)
@@ -510,11 +509,6 @@ func (b *BFF) session(ctx context.Context, id seal.ID, passive, cacheMay bool) (
 		return nil, problem
 	}
 	s.rec, s.idle = rec, expires
-	if !passive && time.Until(expires) < b.cfg.IdleTimeout/2 {
-		if problem := b.extend(ctx, s); problem != nil {
-			return nil, problem
-		}
-	}
 	return s, nil
 }
 

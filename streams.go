@@ -49,7 +49,7 @@ type watched struct {
 
 // A stream is an answer that lasts.
 type stream struct {
-	s *Session
+	key string // not the session: what was decoded of it need not stay in memory
 	// tell is called when the session has changed, with what is known of it,
 	// and last when the stream is to end, with why. It returns at once.
 	tell func(streamState)
@@ -98,7 +98,7 @@ func (b *BFF) openStream(s *Session, tell func(streamState)) (*stream, *Problem)
 		st.sessions[s.key] = w
 		st.nudge()
 	}
-	x := &stream{s: s, tell: tell}
+	x := &stream{key: s.key, tell: tell}
 	w.streams[x] = struct{}{}
 	st.open++
 	return x, nil
@@ -109,7 +109,7 @@ func (b *BFF) closeStream(x *stream) {
 	st := &b.streams
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	w := st.sessions[x.s.key]
+	w := st.sessions[x.key]
 	if w == nil {
 		return
 	}
@@ -118,7 +118,7 @@ func (b *BFF) closeStream(x *stream) {
 		st.open--
 	}
 	if len(w.streams) == 0 {
-		delete(st.sessions, x.s.key)
+		delete(st.sessions, x.key)
 	}
 }
 

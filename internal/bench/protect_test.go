@@ -76,7 +76,7 @@ func fillSCS(b *testing.B, m *scs.SessionManager, size, n int) (cookies []string
 			cookies = append(cookies, m.Cookie.Name+"="+token)
 		}
 	}
-	return cookies
+	return inLine(cookies)
 }
 
 var populations = []struct{ token, sessions int }{{1, 1000}, {1, 1000000}, {16, 1000}}
@@ -105,15 +105,50 @@ func BenchmarkProtect(b *testing.B) {
 	}
 }
 
-// A counter counts what reaches a store.
+// A counter counts the calls that ask or change something of a store's records.
 type counter struct {
 	*memstore.Store
-	loads atomic.Int64
+	calls atomic.Int64
 }
 
 func (s *counter) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
-	s.loads.Add(1)
+	s.calls.Add(1)
 	return s.Store.Load(ctx, key)
+}
+
+func (s *counter) Replace(ctx context.Context, key string, version uint64, value []byte) (uint64, bool, error) {
+	s.calls.Add(1)
+	return s.Store.Replace(ctx, key, version, value)
+}
+
+func (s *counter) Touch(ctx context.Context, key string, expires time.Time) (bool, error) {
+	s.calls.Add(1)
+	return s.Store.Touch(ctx, key, expires)
+}
+
+// BenchmarkProtectWarm is the same with Config.CacheSize, and every session in
+// the cache. No request reaches the store, so that it may be any that reports
+// what changes; and nothing is opened or decoded, since that is only done with
+// what the store returned.
+func BenchmarkProtectWarm(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("sessions=%d", n), func(b *testing.B) {
+			t := signedIn(b, 1<<10)
+			store := &counter{Store: memstore.New(memstore.Options{})}
+			cookies := t.fill(b, store, n)
+			// Not all parts of the cache get the same number of sessions.
+			h := newBFF(b, t.iss, store, func(cfg *bff.Config) { cfg.CacheSize = 2 * n }).ProtectFunc(bySession)
+			// An entry from before the watch began lasts for CacheMaxStale.
+			for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+				visit(b, h, cookies)
+			}
+			before := store.calls.Load()
+			serve(b, h, cookies, http.StatusNoContent)
+			if calls := store.calls.Load() - before; calls != 0 {
+				b.Fatalf("%d of %d requests reached the store", calls, b.N)
+			}
+		})
+	}
 }
 
 // BenchmarkForged is a request with a cookie that was made up: right in form,
@@ -134,7 +169,7 @@ func BenchmarkForged(b *testing.B) {
 		store := &counter{Store: memstore.New(memstore.Options{})}
 		cookies := t.fill(b, store, 1000)
 		serve(b, newBFF(b, t.iss, store).ProtectFunc(bySession), []string{forge(cookies[0])}, http.StatusUnauthorized)
-		if n := store.loads.Load(); n != 0 {
+		if n := store.calls.Load(); n != 0 {
 			b.Fatalf("%d forged cookies reached the store", n)
 		}
 	})
@@ -145,39 +180,58 @@ func BenchmarkForged(b *testing.B) {
 	})
 }
 
-// BenchmarkMemory is 100,000 sessions; only the bytes per session count. The
-// payload is the record's value; what scs stores is a gob of the same tokens.
+// BenchmarkMemory is many sessions in memory; only the bytes of the heap count,
+// those of the values, and the difference, which has the keys in it. bff+tags
+// has what finds them by subject and by the issuer's session besides. What scs
+// stores is a gob of the same tokens.
 func BenchmarkMemory(b *testing.B) {
-	const n = 100_000
 	t := signedIn(b, 1<<10)
-	b.Run("bff", func(b *testing.B) {
-		for b.Loop() {
-			before := heap()
-			store := memstore.New(memstore.Options{})
-			t.fill(b, store, n)
-			b.ReportMetric(float64(heap()-before)/n, "heap-B/session")
-			runtime.KeepAlive(store)
-		}
-		b.ReportMetric(float64(t.size), "value-B/session")
-	})
-	b.Run("scs", func(b *testing.B) {
-		m, store := newSCS()
-		fillSCS(b, m, 1<<10, 1)
-		all, err := store.All()
-		if err != nil {
-			b.Fatal(err)
-		}
-		for b.Loop() {
-			before := heap()
-			m, _ := newSCS()
-			fillSCS(b, m, 1<<10, n)
-			b.ReportMetric(float64(heap()-before)/n, "heap-B/session")
-			runtime.KeepAlive(m)
-		}
-		for _, v := range all {
-			b.ReportMetric(float64(len(v)), "value-B/session")
-		}
-	})
+	two := func() []string { return []string{"t" + random(), "t" + random()} }
+	for _, n := range []int{100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("bff/sessions=%d", n), func(b *testing.B) {
+			weigh(b, n, t.size, func() any {
+				store := memstore.New(memstore.Options{})
+				t.fill(b, store, n)
+				return store
+			})
+		})
+		b.Run(fmt.Sprintf("bff+tags/sessions=%d", n), func(b *testing.B) {
+			weigh(b, n, t.size, func() any {
+				store := memstore.New(memstore.Options{})
+				t.fillUnder(b, store, n, two)
+				return store
+			})
+		})
+		b.Run(fmt.Sprintf("scs/sessions=%d", n), func(b *testing.B) {
+			m, store := newSCS()
+			fillSCS(b, m, 1<<10, 1)
+			all, err := store.All()
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, v := range all { // the only one
+				weigh(b, n, len(v), func() any {
+					m, _ := newSCS()
+					fillSCS(b, m, 1<<10, n)
+					return m
+				})
+			}
+		})
+	}
+}
+
+// weigh reports what one of the n sessions takes that fill makes, each with a
+// value of size bytes.
+func weigh(b *testing.B, n, size int, fill func() any) {
+	for b.Loop() {
+		before := heap()
+		store := fill()
+		each := float64(heap()-before) / float64(n)
+		b.ReportMetric(each, "heap-B/session")
+		b.ReportMetric(float64(size), "value-B/session")
+		b.ReportMetric(each-float64(size), "beyond-B/session")
+		runtime.KeepAlive(store)
+	}
 }
 
 // heap returns the bytes of live objects.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/http"
 	"os"
 	"runtime"
@@ -34,17 +35,17 @@ const visited = 1 << 16
 func newIssuer(size int) *bfftest.Issuer {
 	iss := bfftest.NewIssuer(bfftest.Options{AccessTokenLifetime: time.Hour})
 	iss.Break("token", bfftest.Fault{EditAccessToken: func(t *bfftest.Token) {
-		// The rest of the token has less than 2,000 bytes, and base64 makes four of three.
-		t.Claims["pad"] = strings.Repeat("x", max(0, size-2000)*3/4)
+		// The rest of the token has 1160 bytes, and base64 makes four of three.
+		t.Claims["pad"] = strings.Repeat("x", max(0, size-1200)*3/4)
 	}})
 	return iss
 }
 
 // newBFF returns a relying party at iss that keeps its sessions in store. No
 // refresh and no extension falls due while a benchmark runs.
-func newBFF(b *testing.B, iss *bfftest.Issuer, store bff.Store) *bff.BFF {
+func newBFF(b *testing.B, iss *bfftest.Issuer, store bff.Store, opts ...func(*bff.Config)) *bff.BFF {
 	b.Helper()
-	auth, err := bff.New(context.Background(), bff.Config{
+	cfg := bff.Config{
 		Issuer:       iss.URL(),
 		ClientID:     iss.ClientID(),
 		RedirectURL:  appURL + "/auth/callback",
@@ -54,7 +55,11 @@ func newBFF(b *testing.B, iss *bfftest.Issuer, store bff.Store) *bff.BFF {
 		RefreshEvery: time.Hour,
 		HTTPClient:   iss.Client(),
 		Logger:       slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	auth, err := bff.New(context.Background(), cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -68,6 +73,8 @@ type recorder struct {
 	key          string
 	value        []byte
 	expires, end time.Time
+	tag          string // of the subject
+	note         []byte
 }
 
 func (s *recorder) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
@@ -75,6 +82,13 @@ func (s *recorder) Create(ctx context.Context, key string, value []byte, expires
 		s.key, s.value, s.expires, s.end = key, value, expires, end
 	}
 	return s.Store.Create(ctx, key, value, expires, end)
+}
+
+func (s *recorder) Tag(ctx context.Context, tag, key string, note []byte, until time.Time) error {
+	if s.tag == "" {
+		s.tag, s.note = tag, note
+	}
+	return s.Store.Tag(ctx, tag, key, note, until)
 }
 
 // A template is a session that was signed in, to make others of: to sign in a
@@ -87,6 +101,8 @@ type template struct {
 	size         int    // of the record's value
 	parts        [][]byte
 	expires, end time.Time
+	subject, tag string
+	note         []byte
 }
 
 var templates = map[int]*template{}
@@ -115,7 +131,10 @@ func signedIn(b *testing.B, size int) *template {
 	if !ok || id.RecordKey() != store.key {
 		b.Fatalf("session cookie %q doesn't belong to record %q", value, store.key)
 	}
-	t := &template{iss: iss, ring: ring, cookie: name, others: others, size: len(store.value), expires: store.expires, end: store.end}
+	t := &template{iss: iss, ring: ring, cookie: name, others: others, size: len(store.value), expires: store.expires, end: store.end, tag: store.tag}
+	if t.note, ok = ring.OpenNote(store.tag, store.key, store.note); !ok {
+		b.Fatal("the session's note doesn't open")
+	}
 	rec, err := id.Open(store.key, store.value, record.Parts)
 	if err != nil {
 		b.Fatal(err)
@@ -127,14 +146,31 @@ func signedIn(b *testing.B, size int) *template {
 		}
 		t.parts = append(t.parts, part)
 	}
+	head, err := record.ParseHead(t.parts[record.PartHead])
+	if err != nil {
+		b.Fatal(err)
+	}
+	if t.subject = head.Subject; id.Tag("sub", t.subject) != t.tag {
+		b.Fatal("the session's first tag is not its subject's")
+	}
 	templates[size] = t
 	return t
 }
 
 // fill files n sessions like t in store, each under a session ID of its own,
-// and returns the Cookie headers of visited of them, or of all.
+// and returns the Cookie headers of visited of them, or of all, as inLine does.
 func (t *template) fill(b *testing.B, store bff.Store, n int) (cookies []string) {
 	b.Helper()
+	return t.fillUnder(b, store, n, nil)
+}
+
+// fillUnder does the same, and files each session under the tags that are
+// returned for it, as a sign-in does.
+func (t *template) fillUnder(b *testing.B, store bff.Store, n int, tags func() []string) (cookies []string) {
+	b.Helper()
+	if tags == nil {
+		tags = func() []string { return nil }
+	}
 	now := time.Now()
 	for i := range n {
 		id := t.ring.NewID(now)
@@ -142,14 +178,33 @@ func (t *template) fill(b *testing.B, store bff.Store, n int) (cookies []string)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if ok, err := store.Create(context.Background(), id.RecordKey(), value, t.expires, t.end); !ok || err != nil {
+		key := id.RecordKey()
+		for _, tag := range tags() {
+			if err := store.(bff.Indexer).Tag(context.Background(), tag, key, id.SealNote(tag, key, t.note), t.end); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if ok, err := store.Create(context.Background(), key, value, t.expires, t.end); !ok || err != nil {
 			b.Fatalf("session %d: %v, %v", i, ok, err)
 		}
 		if spread(i, n) {
 			cookies = append(cookies, t.cookie+"="+id.Cookie()+"; "+t.others)
 		}
 	}
-	return cookies
+	return inLine(cookies)
+}
+
+// inLine returns the strings in random order, but in one piece of memory, so
+// that the processor has fetched the next when it is asked for: the header of
+// a request that was just read is at hand, too.
+func inLine(list []string) []string {
+	mathrand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	all, at := strings.Join(list, ""), 0
+	for i, s := range list {
+		list[i] = all[at : at+len(s)]
+		at += len(s)
+	}
+	return list
 }
 
 // spread reports whether the i-th of n sessions is visited: as many as are to
@@ -225,7 +280,6 @@ func serve(b *testing.B, h http.Handler, cookies []string, want int) {
 			i = 0
 		}
 	}
-	next()       // pools fill, the store is watched
 	runtime.GC() // of what was needed to get here
 	b.ReportAllocs()
 	before := cpuTime(b)
@@ -233,6 +287,20 @@ func serve(b *testing.B, h http.Handler, cookies []string, want int) {
 		next()
 	}
 	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
+// visit sends one request with each cookie to h.
+func visit(b *testing.B, h http.Handler, cookies []string) {
+	b.Helper()
+	w := &sink{header: http.Header{}}
+	r := request("")
+	for _, c := range cookies {
+		clear(w.header)
+		r.Header["Cookie"][0] = c
+		if h.ServeHTTP(w, r); w.status != http.StatusNoContent {
+			b.Fatalf("status %d", w.status)
+		}
+	}
 }
 
 // cpuTime returns the processor time that this process has used, the garbage
@@ -246,9 +314,12 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
-// TestMain is also the main function of the processes that BenchmarkProxy
-// starts.
+// TestMain is also the main function of the processes that benchmarks start.
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(browsersVariable); addr != "" {
+		playBrowsers(addr)
+		return
+	}
 	if role := os.Getenv(roleVariable); role != "" {
 		play(role)
 		return

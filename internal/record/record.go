@@ -316,7 +316,8 @@ func appendTime(b []byte, t time.Time) []byte {
 // reports it. Its strings share one copy of the input.
 type decoder struct {
 	bytes []byte
-	text  string
+	text  string // the same
+	at    int    // what is next
 	bad   bool
 }
 
@@ -329,37 +330,37 @@ func newDecoder(b []byte) *decoder {
 }
 
 func (d *decoder) end() error {
-	if d.bad || len(d.text) != 0 {
+	if d.bad || d.at != len(d.text) {
 		return errCorrupt
 	}
 	return nil
 }
 
-// take cuts the next n bytes off.
+// take reads the next n bytes.
 func (d *decoder) take(n int) string {
-	if d.bad || n > len(d.text) {
+	if d.bad || n > len(d.text)-d.at {
 		d.bad = true
 		return ""
 	}
-	s := d.text[:n]
-	d.text, d.bytes = d.text[n:], d.bytes[n:]
+	s := d.text[d.at : d.at+n]
+	d.at += n
 	return s
 }
 
 func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.bytes)
+	v, n := binary.Uvarint(d.bytes[d.at:])
 	if d.bad || n <= 0 {
 		d.bad = true
 		return 0
 	}
-	d.take(n)
+	d.at += n
 	return v
 }
 
 // count reads the number of elements of a list, each of at least one byte.
 func (d *decoder) count() int {
 	n := d.uvarint()
-	if n > uint64(len(d.text)) {
+	if n > uint64(len(d.text)-d.at) {
 		d.bad = true
 		return 0
 	}
@@ -388,12 +389,12 @@ func (d *decoder) id() (id [8]byte) {
 }
 
 func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.bytes)
+	v, n := binary.Varint(d.bytes[d.at:])
 	if d.bad || n <= 0 {
 		d.bad = true
 		return 0
 	}
-	d.take(n)
+	d.at += n
 	return v
 }
 

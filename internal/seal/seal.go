@@ -9,6 +9,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -125,6 +126,8 @@ const (
 	CookieLen = cookieBytes / 3 * 4
 )
 
+var strict = base64.RawURLEncoding.Strict()
+
 // An ID is a session ID: the secret in the session cookie, with the key it was
 // made under. Its zero value is no session's.
 type ID struct {
@@ -165,7 +168,7 @@ func (r *Ring) ParseCookie(value string) (ID, bool) {
 	copy(text[:], value)
 	var b [cookieBytes]byte
 	// Decode skips CR and LF, so the length is checked as well.
-	if n, err := base64.RawURLEncoding.Strict().Decode(b[:], text[:]); err != nil || n != cookieBytes {
+	if n, err := strict.Decode(b[:], text[:]); err != nil || n != cookieBytes {
 		return ID{}, false
 	}
 	if b[0] != cookieVersion {
@@ -288,15 +291,10 @@ func additionalData(recordKey string, parts int) []byte {
 // concurrent use.
 type Record struct {
 	aead  cipher.AEAD
+	value []byte
 	ad    []byte
-	parts [maxParts]sealedPart
-}
-
-// A sealedPart has its own copy of the nonce, since the cipher's interface
-// would move one made for each call to the heap.
-type sealedPart struct {
-	sealed []byte
-	nonce  [nonceSize]byte
+	ends  [maxParts]int // of the parts, in value
+	first int           // where they begin
 }
 
 // Open reads a sealed record of n parts. It opens none of them.
@@ -305,31 +303,32 @@ func (id *ID) Open(recordKey string, value []byte, n int) (rec Record, err error
 		value[0] != recordVersion || value[recordHeader-1] != 0 || string(value[1:5]) != string(id.key.id[:]) { // check:record-header
 		return Record{}, errRecord
 	}
+	rec.first = recordHeader + 4*(n-1)
+	end := rec.first
+	for i := range n - 1 {
+		size := uint64(binary.BigEndian.Uint32(value[recordHeader+4*i:]))
+		if size > uint64(len(value)-end) { // check:record-length
+			return Record{}, errRecord
+		}
+		end += int(size)
+		rec.ends[i] = end
+	}
+	rec.ends[n-1] = len(value)
+	rec.value, rec.ad = value, additionalData(recordKey, n)
 	if rec.aead, err = id.aead(); err != nil {
 		return Record{}, err
 	}
-	rec.ad = additionalData(recordKey, n)
-	for i := range n {
-		nonce := &rec.parts[i].nonce
-		copy(nonce[:], value[5:])
-		nonce[nonceSize-1] = byte(i)
-	}
-	lengths, rest := value[recordHeader:recordHeader+4*(n-1)], value[recordHeader+4*(n-1):]
-	for i := range n - 1 {
-		size := uint64(binary.BigEndian.Uint32(lengths[4*i:]))
-		if size > uint64(len(rest)) { // check:record-length
-			return Record{}, errRecord
-		}
-		rec.parts[i].sealed, rest = rest[:size], rest[size:]
-	}
-	rec.parts[n-1].sealed = rest
 	return rec, nil
 }
 
-// Part appends part i's plain text to dst.
+// Part appends part i's plain text to dst. There must be as many parts.
 func (r *Record) Part(dst []byte, i int) ([]byte, error) {
-	p := &r.parts[i]
-	out, err := r.aead.Open(dst, p.nonce[:], p.sealed, r.ad)
+	begin, nonce := r.first, r.value[recordHeader-nonceSize:recordHeader] // its last byte is 0
+	if i > 0 {
+		begin, nonce = r.ends[i-1], bytes.Clone(nonce)
+		nonce[nonceSize-1] = byte(i)
+	}
+	out, err := r.aead.Open(dst, nonce, r.value[begin:r.ends[i]], r.ad)
 	if err != nil {
 		return nil, errRecord
 	}

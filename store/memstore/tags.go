@@ -109,7 +109,7 @@ func (s *Store) enter(tag string, e *record, now int64, slot bool) bool {
 	l := sh.tags[tag]
 	if l == nil {
 		l = new(list)
-		sh.tags[strings.Clone(tag)] = l
+		sh.tags[e.key[:len(tag)]] = l // for most tags it is the only entry's
 	}
 	l.push(e)
 	return true
