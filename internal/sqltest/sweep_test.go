@@ -2,10 +2,12 @@ package sqltest
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/agglestone/bff/internal/testserver"
 	"github.com/agglestone/bff/store/sqlstore"
 )
 
@@ -52,6 +54,54 @@ func TestSweep(t *testing.T) {
 		}
 		if value, _, _, ok, err := s.Load(ctx, "sjust"); ok || value != nil || err != nil {
 			t.Errorf("Load of a record that is expired and not swept = %q, %v, %v", value, ok, err)
+		}
+	})
+}
+
+// A record in the place of an expired one has a greater version, even if the
+// database's clock was set back since: what was decided on the old one must not
+// fit the new.
+func TestVersionAfterClockStep(t *testing.T) {
+	quiet(t, func(t *testing.T, e engine) {
+		e = e.named()
+		db := e.open(t)
+		s, ctx := e.on(t, db), within(t, time.Minute)
+		if ok, err := s.Create(ctx, "s", nil, time.Now().Add(-time.Second), far()); !ok || err != nil {
+			t.Fatalf("Create = %v, %v", ok, err)
+		}
+		old := far().UnixMicro()
+		if _, err := db.ExecContext(ctx, fmt.Sprintf("UPDATE %srecords SET version = %d", e.opts.Prefix, old)); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := s.Create(ctx, "s", nil, far(), far()); !ok || err != nil {
+			t.Fatalf("Create = %v, %v", ok, err)
+		}
+		if _, version, _, ok, err := s.Load(ctx, "s"); !ok || err != nil || version <= uint64(old) {
+			t.Errorf("Load = version %d, %v, %v; want more than %d", version, ok, err, old)
+		}
+	})
+}
+
+// One write leaves one sweep behind, of at most 200 rows in each table.
+func TestSweepIsBounded(t *testing.T) {
+	quiet(t, func(t *testing.T, e engine) {
+		e = e.named()
+		db := e.open(t)
+		s := e.on(t, db)
+		bulk(t, db, e, 5000)
+		if err := s.Untag(within(t, time.Minute), "tnone", "s"); err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range []string{"records", "tags"} { // in this order
+			testserver.Eventually(t, "sweep", func() error {
+				if count(t, db, e, table, "1 = 1") == 5000 {
+					return errors.New("nothing is swept yet")
+				}
+				return nil
+			})
+			if left := count(t, db, e, table, "1 = 1"); left != 4800 {
+				t.Errorf("%s has %d rows after one sweep, want 4800", table, left)
+			}
 		}
 	})
 }
@@ -142,4 +192,36 @@ func TestSweepBesideLocks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who was away for an hour is told of all that ended meanwhile, in pages, and
+// of what may still be on its way.
+func TestEndedInPages(t *testing.T) {
+	quiet(t, func(t *testing.T, e engine) {
+		e = e.named()
+		db := e.open(t)
+		s, ctx := e.on(t, db), within(t, time.Minute)
+		bulk(t, db, e, 100000) // 10,000 of them ended, nearly an hour ago
+		since := time.Now().Add(-2 * time.Hour)
+		seen := map[string]bool{}
+		for pages := 1; ; pages++ {
+			keys, next, err := s.Ended(ctx, since)
+			if err != nil || len(keys) > 4000 {
+				t.Fatalf("Ended = %d keys, %v", len(keys), err)
+			}
+			for _, key := range keys {
+				seen[key] = true
+			}
+			if age := time.Since(next); age < time.Minute {
+				if age < 4*time.Second || pages != 3 || len(seen) != 10000 {
+					t.Errorf("%d keys in %d pages, and to go on from %v ago; want 10,000 in 3, and from 5s ago", len(seen), pages, age)
+				}
+				return
+			}
+			if !next.After(since) {
+				t.Fatalf("the time to ask from next, %v, is no later than %v", next, since)
+			}
+			since = next
+		}
+	})
 }

@@ -49,8 +49,8 @@ type Options struct {
 	// Tick is the unit of all expiries that a rule waits for, some 60 in all.
 	// It must be much longer than a few calls to the store take. A rule that
 	// fails on a machine too slow for that is checked again, with ticks of
-	// twice the length, up to eight times as long. Zero means 250 milliseconds, or a
-	// minute in a bubble.
+	// twice the length, up to eight times as long. Zero means 250 milliseconds,
+	// or a minute in a bubble.
 	Tick time.Duration
 
 	// Keys is how many records the rule many-keys files. Zero means 1,000,000,
