@@ -35,15 +35,27 @@ type issuerStats struct {
 		Error       string `json:"error"`
 		Description string `json:"description"`
 	} `json:"tokenErrors"`
-	Issued []struct {
-		Kind  string `json:"kind"`
-		Value string `json:"value"`
+	Refreshes []issuerRefresh `json:"refreshes"`
+	Issued    []struct {
+		Kind    string `json:"kind"`
+		Value   string `json:"value"`
+		Account string `json:"account"`
+		At      int64  `json:"at"` // Unix milliseconds
 	} `json:"issued"`
 	Authorizations int `json:"authorizations"`
 	Interactions   int `json:"interactions"`
 	Revocations    int `json:"revocations"`
 	GrantsRevoked  int `json:"grantsRevoked"`
 	EndSessions    int `json:"endSessions"`
+}
+
+// An issuerRefresh is one refresh-token grant as the issuer saw it.
+type issuerRefresh struct {
+	Account string `json:"account"`
+	Via     string `json:"via"`   // which gateway asked
+	Began   int64  `json:"began"` // Unix milliseconds
+	Ended   int64  `json:"ended"`
+	Error   string `json:"error"`
 }
 
 // startIssuer runs the issuer and waits for its ports.

@@ -152,8 +152,7 @@ func TestRestartedEmpty(t *testing.T) {
 		work.stop()
 		srv.Kill()
 		s.unavailable(users[0], all...)
-		srv.empty()
-		srv.Restart()
+		srv.restartEmpty()
 		for _, u := range append(users, forgotten) {
 			testserver.Eventually(t, "an empty store", func() error {
 				if r := u.Fetch("GET", "/page", nil, nil); r.Status != http.StatusUnauthorized || r.Reason() != "no_session" {

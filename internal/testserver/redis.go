@@ -436,6 +436,27 @@ func (c *Cluster) Owner(key string) *Redis {
 	return nil
 }
 
+// MoveSlot moves the slot of key, with all that is in it, to the next master.
+func (c *Cluster) MoveSlot(key string) {
+	c.t.Helper()
+	from := c.Owner(key)
+	to := c.Masters[(slices.Index(c.Masters, from)+1)%len(c.Masters)]
+	slot := strconv.FormatInt(from.Must("CLUSTER", "KEYSLOT", key).(int64), 10)
+	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
+	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
+	for {
+		keys := from.Must("CLUSTER", "GETKEYSINSLOT", slot, "1").([]any)
+		if len(keys) == 0 {
+			break
+		}
+		from.Must("MIGRATE", "127.0.0.1", strconv.Itoa(to.Port), keys[0].(string), "0", "5000")
+	}
+	// The new owner first, so that one of them always takes it.
+	for _, r := range append([]*Redis{to, from}, c.Masters...) {
+		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
+	}
+}
+
 // Addrs returns the addresses of the masters.
 func (c *Cluster) Addrs() []string { return addrs(c.Masters) }
 

@@ -164,7 +164,7 @@ func TestClusterResharding(t *testing.T) {
 	}
 	for i := range n {
 		for _, key := range []string{fmt.Sprintf("bff:s%d", i), fmt.Sprintf("bff:{t%d}until", i)} {
-			moveSlot(t, c, key)
+			c.MoveSlot(key)
 		}
 	}
 	cancel()
@@ -239,32 +239,4 @@ func TestClusterDown(t *testing.T) {
 	dead.Restart()
 	c.Await(c.Masters...)
 	recovers(t, s, 2*time.Second)
-}
-
-// moveSlot moves the slot of key to the next master.
-func moveSlot(t *testing.T, c *testserver.Cluster, key string) {
-	t.Helper()
-	from := c.Owner(key)
-	to := c.Masters[0]
-	for i, r := range c.Masters {
-		if r == from {
-			to = c.Masters[(i+1)%len(c.Masters)]
-		}
-	}
-	slot := strconv.FormatInt(from.Must("CLUSTER", "KEYSLOT", key).(int64), 10)
-	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
-	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
-	for {
-		keys := from.Must("CLUSTER", "GETKEYSINSLOT", slot, "1").([]any)
-		if len(keys) == 0 {
-			break
-		}
-		from.Must("MIGRATE", "127.0.0.1", strconv.Itoa(to.Port), keys[0].(string), "0", "5000")
-	}
-	for _, r := range []*testserver.Redis{to, from} {
-		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
-	}
-	for _, r := range c.Masters {
-		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
-	}
 }

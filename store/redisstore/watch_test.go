@@ -296,7 +296,7 @@ func TestWatchResharding(t *testing.T) {
 	to.Must("CLUSTER", "SETSLOT", slot, "STABLE")
 	change(t, watchAgain(t, s), s, "s2")
 	w = watch(t, s)
-	moveSlot(t, c, "bff:s1")
+	c.MoveSlot("bff:s1")
 	w.ends()
 }
 

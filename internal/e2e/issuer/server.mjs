@@ -15,6 +15,8 @@
 //                     and exports it at once
 //   ACCESS_TTL        access token life in seconds (5)
 //   BEHIND_PROXY      1: believe X-Forwarded-Proto and -Host
+//   KEEP_ALL          1: forget nothing before it expires, whoever signs in. Else
+//                     the provider's own store keeps the last thousand things
 //   BACKCHANNEL       back-channel logout: tokens with the session's ID (sid) or
 //                     with the subject alone (sub); without it there is none
 //   BACKCHANNEL_URI   the client's https URL for it
@@ -43,6 +45,7 @@ URL.parse ??= (input, base) => {
 };
 
 const { default: Provider } = await import('oidc-provider');
+const { default: MemoryAdapter } = await import('./node_modules/oidc-provider/lib/adapters/memory_adapter.js');
 
 const env = (name, fallback) => {
   const value = process.env[name] ?? fallback;
@@ -88,7 +91,8 @@ const log = (event, fields) => console.error(JSON.stringify({ event, ...fields }
 const fresh = () => ({
   token: {}, // grant type -> successful token responses
   tokenErrors: [], // {grant, error, description}
-  issued: [], // {kind: access | refresh | id | code, value}
+  refreshes: [], // {account, via, began, ended, error}: X-Via of the request, times in ms
+  issued: [], // {kind: access | refresh | id | code, value, account, at}, the last two for tokens
   authorizations: 0, // responses sent to the redirect URI
   interactions: 0, // times that the login page was needed
   revocations: 0, // requests to the revocation endpoint
@@ -122,7 +126,20 @@ ${body}
 </html>
 `;
 
+// everything is a store without a bound, for as long as a test takes.
+class Everything extends Map {
+  get(key) {
+    return super.get(key)?.value;
+  }
+
+  set(key, value) {
+    return super.set(key, { value });
+  }
+}
+const everything = new Everything();
+
 const provider = new Provider(issuer, {
+  ...(env('KEEP_ALL', '') === '1' && { adapter: (model) => new MemoryAdapter(model, everything) }),
   clients: [{
     client_id: clientID,
     token_endpoint_auth_method: 'none',
@@ -206,7 +223,17 @@ provider.on('authorization.success', (_ctx, out) => {
 });
 
 provider.use(async (ctx, next) => {
+  const began = Date.now();
   await next();
+  if (ctx.oidc?.route === 'token' && ctx.oidc.params?.grant_type === 'refresh_token') {
+    stats.refreshes.push({
+      account: ctx.oidc.entities.Account?.accountId ?? '',
+      via: ctx.get('x-via'),
+      began,
+      ended: Date.now(),
+      error: ctx.status === 200 ? '' : `${ctx.body?.error}`,
+    });
+  }
   const grant = ctx.oidc?.params?.grant_type ?? 'none';
   switch (ctx.oidc?.route) {
     case 'token':
@@ -219,7 +246,8 @@ provider.use(async (ctx, next) => {
       stats.token[grant] = (stats.token[grant] ?? 0) + 1;
       for (const kind of ['access', 'refresh', 'id']) {
         const value = ctx.body[`${kind}_token`];
-        if (value) stats.issued.push({ kind, value });
+        const account = ctx.oidc.entities.Account?.accountId;
+        if (value) stats.issued.push({ kind, value, account, at: Date.now() });
       }
       break;
     case 'revocation':
