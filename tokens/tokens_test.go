@@ -405,7 +405,11 @@ func TestApplication(t *testing.T) {
 		}
 		all("token-1")
 		time.Sleep(9 * time.Minute)
-		all("token-1") // and asks ahead of the expiry
+		// Ahead of the expiry nobody waits for the next one.
+		if got, err := source.Token(t.Context(), nil, ""); err != nil || got != "token-1" {
+			t.Errorf("ahead of the expiry: %q, %v", got.Reveal(), err)
+		}
+		synctest.Wait()
 		all("token-2")
 		if got, err := source.Token(t.Context(), nil, "token-2"); err != nil || got != "token-2" {
 			t.Errorf("a refused token that is fresh: %v", err)

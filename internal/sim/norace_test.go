@@ -2,4 +2,4 @@
 
 package sim_test
 
-const standardSeeds = 12000
+const standardSeeds = 15000

@@ -41,7 +41,7 @@ func (k kind) String() string { return kindNames[k] }
 
 // often says how often each kind is drawn, relative to the others.
 var often = [kinds]int{
-	slowTrips: 6, storeFaults: 14, staleReads: 8, grantFaults: 8, vagueRefusals: 3, lateValidation: 10, forgedTokens: 2, crashes: 8,
+	slowTrips: 9, storeFaults: 14, staleReads: 8, grantFaults: 8, vagueRefusals: 3, lateValidation: 10, forgedTokens: 2, crashes: 8,
 	pauses: 12, restarts: 5, cuts: 6, outages: 6, lostWrites: 3, commands: 8, otherWriters: 8, fickleAPI: 3,
 }
 
@@ -155,7 +155,7 @@ func newPlan(seed uint64) *plan {
 	if p.kinds[slowTrips] {
 		p.stormStore = pick(r, speed{time.Millisecond, 1400 * time.Millisecond}, speed{1100 * time.Millisecond, 1450 * time.Millisecond})
 		p.stormWire = pick(r, speed{50 * time.Millisecond, 4900 * time.Millisecond}, speed{4 * time.Second, 4950 * time.Millisecond})
-		if r.IntN(3) == 0 {
+		if r.IntN(2) == 0 {
 			p.add(r, storeFaults)
 		}
 	}

@@ -60,13 +60,14 @@ func (h watchedHandle) Watch(ctx context.Context, every time.Duration, changed f
 		}
 		var keys []string
 		var upTo time.Time
+		broken := false
 		w.lock(func() {
 			keys, x.keys, upTo = x.keys, nil, time.Now()
 			out := w.outage
-			x.broken = x.broken || w.now() < out.until && (out.who == nil || out.who == r) ||
+			broken = x.broken || w.now() < out.until && (out.who == nil || out.who == r) ||
 				w.storming && w.kinds[storeFaults] && l.chance(w.trouble/4)
 		})
-		if x.broken {
+		if broken {
 			w.event(r, -1, "hears no more of changes")
 			return errStore
 		}
