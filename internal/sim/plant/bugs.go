@@ -131,6 +131,7 @@ var Bugs = []Bug{
 		return nil
 	}
 	if planted("second grant beside the claim") && !now.Before(b.refreshAt(h)) {
+		rec := s.record()
 		if c, err := rec.content(); err == nil {
 			if tokens, err := b.issuer.Refresh(ctx, c.grant.RefreshToken); err == nil && tokens.RefreshToken != "" {
 				c.grant.RefreshToken = tokens.RefreshToken
