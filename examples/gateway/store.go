@@ -23,6 +23,11 @@ import (
 // then: requests are answered 503 until the store is there.
 const openTimeout = 3 * time.Second
 
+// connections is how many a gateway has to its database. More make a database
+// slower, not faster, and without a bound a burst of requests takes all that
+// the database allows. As many are kept: to open one costs more than a query.
+const connections = 24
+
 // openStore opens the store that BFF_STORE names. Nil is the one in memory that
 // bff brings along. The store is closed after everything that uses it. No error
 // quotes the value, which may hold a password.
@@ -73,6 +78,8 @@ func openStore(ctx context.Context, value string) (store bff.Store, closeStore f
 // database is there.
 func openSQL(ctx context.Context, dialect sqlstore.Dialect, db *sql.DB) (bff.Store, func() error, error) {
 	nothing := func() error { return nil }
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
 	store, err := sqlstore.New(db, dialect, sqlstore.Options{})
 	if err != nil {
 		return nil, nothing, errors.Join(err, db.Close())
