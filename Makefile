@@ -36,14 +36,14 @@ INSTALLED := $(NPM:%=%/node_modules/.package-lock.json)
 MODULES = modules=$$(go list -m -f '{{.Dir}}' | sed "s|^$$PWD/||; s|^$$PWD$$|.|")
 UNIT    = packages=$$(go list work); packages=$$(grep -vE '/($(E2E)|$(SPATEST))$$' <<<"$$packages")
 
-.PHONY: help test lint workspace fmt vet staticcheck tidy vuln test-unit fuzz e2e bench figures screenshots setup clean
+.PHONY: help test lint workspace fmt vet staticcheck tidy vuln test-unit rounds fuzz e2e bench figures screenshots setup clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]*):.*## /  \1\t/' | expand -t 16
 
 test: ## install what is missing, then everything, as CI runs it
 	@$(MAKE) setup
-	$(MAKE) lint test-unit fuzz e2e
+	$(MAKE) lint test-unit rounds fuzz e2e
 	@echo "== test: all done"
 
 lint: workspace fmt vet staticcheck tidy vuln ## gofmt, vet, staticcheck, go mod tidy -diff, govulncheck
@@ -101,6 +101,13 @@ test-unit: $(INSTALLED) ## go test -race of every package but the browser tests
 	@echo "== go test -race, all modules"
 	$(UNIT)
 	go test -race -timeout $(TESTTIMEOUT) $(if $(RUN),-run '$(RUN)') $$packages
+
+# The simulator and the races of ends look for rare sequences: here, without the
+# race detector, they have all their seeds and rounds.
+rounds: ## the simulator's seeds and its planted bugs, and 10,000 ended sessions per store
+	@echo "== all seeds and rounds"
+	go test -timeout $(TESTTIMEOUT) -v -run 'Seed|Planted|EndRace' ./internal/sim ./internal/endrace ./store/redisstore ./internal/sqltest |
+		grep -vE '^=== |valkey|PAUSE'
 
 fuzz: ## every Fuzz target, FUZZTIME (5s) each
 	@$(UNIT)

@@ -1,5 +1,0 @@
-//go:build race
-
-package endrace_test
-
-const raceEnabled = true
