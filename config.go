@@ -159,7 +159,7 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	case !validHost(u): // check:config-redirect-host
 		c.add("RedirectURL", "its host %q can't carry our cookies; use the name that browsers see, in ASCII, and no wildcard address", u.Host)
 		return nil
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
+	case u.Scheme == "http" && !isLocalSite(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
 		c.add("RedirectURL", "%q is plain http, which can't carry our Secure cookies; use https (plain http is for loopback hosts, or set InsecureHTTP on a test network)", cfg.RedirectURL)
 		return nil
 	case !validPath(u.EscapedPath()): // check:config-redirect-path
@@ -239,7 +239,7 @@ func (c *checker) keys(ctx context.Context, cfg *Config, b *BFF, redirect *url.U
 			return
 		case redirect == nil:
 			return
-		case redirect.Scheme != "http" || !isLoopback(redirect.Hostname()): // check:config-keys
+		case redirect.Scheme != "http" || !isLocalSite(redirect.Hostname()): // check:config-keys
 			c.add("Keys", "is empty; make a key with openssl rand -base64 32 (only a RedirectURL on loopback can do without)")
 			return
 		}
@@ -350,7 +350,7 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 	name := cfg.CookieName
 	if name == "" {
 		name = "bff"
-		if redirect != nil && isLoopback(redirect.Hostname()) && redirect.Port() != "" {
+		if redirect != nil && isLocalSite(redirect.Hostname()) && redirect.Port() != "" {
 			name += "-" + redirect.Port()
 		}
 	}
@@ -377,15 +377,18 @@ func (c *checker) login(cfg *Config) {
 	}
 }
 
-// isLoopback reports whether host names this machine (RFC 8252, section 7.3;
-// RFC 6761, section 6.3).
+// isLoopback reports whether host names this machine to whoever looks it up
+// (RFC 8252, section 7.3).
 func isLoopback(host string) bool {
-	host = strings.ToLower(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
+}
+
+// isLocalSite reports whether browsers take host for this machine: all names
+// under localhost too (RFC 6761, section 6.3). We would ask the DNS for those,
+// so what we send to them is not safe in the clear.
+func isLocalSite(host string) bool {
+	return isLoopback(host) || strings.HasSuffix(strings.ToLower(host), ".localhost")
 }
 
 // validHost reports whether a browser can hold cookies for u's host.

@@ -62,6 +62,7 @@ func configRows() []configRow {
 		{name: "loopback over http", edit: func(c *bff.Config) {
 			c.Issuer, c.RedirectURL, c.Keys = "http://127.0.0.1:9000/x", "http://localhost:8080/auth/callback", nil
 		}},
+		{name: "a site under localhost over http", edit: func(c *bff.Config) { c.RedirectURL, c.Keys = "http://app.localhost:8080/auth/callback", nil }},
 		{name: "a test network over http", edit: func(c *bff.Config) {
 			c.Issuer, c.RedirectURL, c.InsecureHTTP = "http://op:9000", "http://app:8080/auth/callback", true
 		}},
@@ -70,6 +71,7 @@ func configRows() []configRow {
 		{name: "issuer over http", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://op.example.com" }, field: "Issuer", says: "not https"},
 		{name: "issuer over another scheme", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "ftp://op.example.com" }, field: "Issuer", says: "not https"},
 		{name: "issuer on a host like loopback", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://127.0.0.1.example.com" }, field: "Issuer", says: "not https"},
+		{name: "issuer under localhost over http", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://op.localhost:9000" }, field: "Issuer", says: "not https"},
 		{name: "issuer without a host", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer = "https:///x" }, field: "Issuer", says: "absolute"},
 		{name: "issuer with a query", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer += "?x" }, field: "Issuer", says: "query"},
 		{name: "issuer with a fragment", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer += "#" }, field: "Issuer", says: "fragment"},
@@ -138,6 +140,7 @@ func configRows() []configRow {
 		{name: "an upstream without a URL", edit: upstream(bff.Upstream{}), field: "Upstreams[0]", says: "is empty"},
 		{name: "an upstream without a host", checks: "upstream-url", edit: upstream(bff.Upstream{URL: "https:///v1"}), field: "Upstreams[0]", says: "absolute"},
 		{name: "an upstream over http", checks: "upstream-https", edit: upstream(bff.Upstream{URL: "http://api.example.com"}), field: "Upstreams[0]", says: "InsecureHTTP"},
+		{name: "an upstream under localhost over http", checks: "upstream-https", edit: upstream(bff.Upstream{URL: "http://api.localhost:8081"}), field: "Upstreams[0]", says: "InsecureHTTP"},
 		{name: "an upstream with a query", checks: "upstream-plain", edit: upstream(bff.Upstream{URL: "https://api.example.com?x"}), field: "Upstreams[0]", says: "query"},
 		{name: "an upstream with a user", checks: "upstream-plain", edit: upstream(bff.Upstream{URL: "https://api.example.com@evil.example"}), field: "Upstreams[0]", says: "user"},
 		{name: "an upstream with dot segments", checks: "upstream-path", edit: upstream(bff.Upstream{URL: "https://api.example.com/a/../b"}), field: "Upstreams[0]", says: "dot segments"},
