@@ -188,8 +188,10 @@ func (b *BFF) returnURL(ctx context.Context, asked []string) string {
 			return clean
 		}
 	}
+	place, _, _ := strings.Cut(asked[0], "?") // behind it there may be a code
+	place, _, _ = strings.Cut(place, "#")
 	b.log.LogAttrs(ctx, slog.LevelWarn, "returnUrl is not a page of this site; the default is used",
-		slog.String("return_url", fmt.Sprintf("%.100q", asked[0])))
+		slog.String("return_url", fmt.Sprintf("%.100q", place)))
 	return b.cfg.DefaultReturnURL
 }
 

@@ -214,6 +214,23 @@ func TestReturnURL(t *testing.T) {
 	}
 }
 
+// Invariant 1: what is logged of a returnUrl that was refused is no code, though
+// a page at the callback's address asks for a login that leads back there. That
+// it isn't logged is found when the test ends, as in every test.
+func TestReturnURLInLog(t *testing.T) {
+	a := newApp(t, setup{})
+	_, callback := a.stopAtCallback("alice")
+	for _, sep := range []string{"?", "#"} {
+		back := strings.Replace(callback, "?", sep, 1)
+		if w := a.get("GET", "/login?returnUrl="+url.QueryEscape(back), nil); w.status != 302 {
+			t.Errorf("GET /login = %d", w.status)
+		}
+	}
+	if log := a.log.String(); strings.Count(log, `/auth/callback\""`) != 2 {
+		t.Errorf("the log doesn't say what was refused:\n%s", log)
+	}
+}
+
 // S174: each error that an issuer can answer with ends at a page, and spends
 // the attempt (S74).
 func TestAuthorizationErrors(t *testing.T) {
