@@ -96,7 +96,7 @@ func (b *BFF) Protect(next http.Handler, opts ...Option) http.Handler {
 			b.turnAway(w, r, rt, problem)
 			return
 		}
-		if s != nil {
+		if s != nil || r.Context().Value(sessionKey{}) != nil { // nil hides what a Protect around us found
 			r = r.WithContext(context.WithValue(r.Context(), sessionKey{}, s))
 		}
 		next.ServeHTTP(w, r)
