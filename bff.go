@@ -85,8 +85,8 @@ type Config struct {
 	Issuer string
 
 	// TenantID is the Agglestone tenant. It sets Issuer and ClientID where they
-	// are empty, and ID tokens of another tenant are refused. Empty means the
-	// one in Issuer, if that has Agglestone's shape, or else none.
+	// are empty, and ID tokens and userinfo of another tenant are refused. Empty
+	// means the one in Issuer, if that has Agglestone's shape, or else none.
 	TenantID string
 
 	// ClientID is the name of this relying party at the issuer. Empty means
