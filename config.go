@@ -237,9 +237,9 @@ func (c *checker) keys(ctx context.Context, cfg *Config, b *BFF, redirect *url.U
 		case cfg.Store != nil: // check:config-keys-store
 			c.add("Keys", "is empty; sessions in a Store outlive the process, so their keys must: make one with openssl rand -base64 32")
 			return
-		case redirect == nil:
+		case redirect == nil && strings.HasPrefix(cfg.RedirectURL, "http://"): // perhaps on loopback
 			return
-		case redirect.Scheme != "http" || !isLocalSite(redirect.Hostname()): // check:config-keys
+		case redirect == nil || redirect.Scheme != "http" || !isLocalSite(redirect.Hostname()): // check:config-keys
 			c.add("Keys", "is empty; make a key with openssl rand -base64 32 (only a RedirectURL on loopback can do without)")
 			return
 		}
@@ -287,6 +287,20 @@ func weak(k []byte) bool {
 		}
 	}
 	return true
+}
+
+// capabilities checks that b's store can do what is asked of it. That is said
+// here, and not when the issuer first calls.
+func (c *checker) capabilities(b *BFF) {
+	if b.caps.index != nil {
+		return
+	}
+	if !b.cfg.NoBackchannelLogout { // check:config-index
+		c.add("Store", "can't find sessions by tags (it is no Indexer), which back-channel logout needs; use a store that can, or set NoBackchannelLogout")
+	}
+	if b.cfg.MaxSessions > 0 {
+		c.add("MaxSessions", "needs a Store that can find sessions by tags (an Indexer)")
+	}
 }
 
 func (c *checker) paths(cfg *Config, b *BFF) {

@@ -191,6 +191,15 @@ func TestConfigMistakes(t *testing.T) {
 			t.Errorf("New = %v, want it to name %s once", err, field)
 		}
 	}
+	// Even those that only a good RedirectURL would excuse.
+	for _, redirect := range []string{"", "/cb", "https://app.example.com"} {
+		_, err := bff.New(t.Context(), bff.Config{RedirectURL: redirect, Logger: slog.New(slog.DiscardHandler)})
+		for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys"} {
+			if err == nil || strings.Count(err.Error(), "bff: Config."+field+": ") != 1 {
+				t.Errorf("New with RedirectURL %q = %v, want it to name %s once", redirect, err, field)
+			}
+		}
+	}
 }
 
 // New sends nothing, unless it is to fail without the issuer.

@@ -125,7 +125,7 @@ func TestBadEnvironment(t *testing.T) {
 			want: []string{"BFF_IDLE_TIMEOUT: 2h0m0s is longer than BFF_MAX_LIFETIME, 1h0m0s"},
 		},
 		{
-			name: "listens-to-all", env: append(good, "BFF_LISTEN=:4180"), want: []string{"BFF_REDIRECT_URL: is empty"},
+			name: "listens-to-all", env: append(good, "BFF_LISTEN=:4180"), want: []string{"BFF_REDIRECT_URL: is empty", "BFF_KEYS: is empty"},
 		},
 		{
 			name: "no-keys-off-loopback", env: append(good, "BFF_REDIRECT_URL=https://app.example.com/auth/callback"),
