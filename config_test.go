@@ -239,8 +239,8 @@ func TestParseKey(t *testing.T) {
 	if keys, err := bff.ParseKeys(k.Reveal() + "," + bff.NewKey().Reveal()); err != nil || len(keys) != 2 || keys[0].Reveal() != k.Reveal() {
 		t.Errorf("ParseKeys of two: %d keys, %v", len(keys), err)
 	}
-	if _, err := bff.ParseKeys(k.Reveal() + ",x"); err == nil || !strings.Contains(err.Error(), "key 2") {
-		t.Errorf("ParseKeys with a bad one: %v", err)
+	if _, err := bff.ParseKeys(k.Reveal() + ",x,AAAA"); err == nil || !strings.Contains(err.Error(), "key 2\n") || !strings.HasSuffix(err.Error(), "key 3") {
+		t.Errorf("ParseKeys with two bad ones: %v", err)
 	}
 }
 
