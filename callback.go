@@ -649,6 +649,8 @@ func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, 
 		err = errors.New("record key is taken")
 	}
 	if err != nil {
+		// Perhaps it was written: nobody can open it, but it would be listed.
+		b.background(ctx, func(ctx context.Context) { b.endKey(ctx, key, SessionRevoked) })
 		return newProblem(StoreUnavailable, err)
 	}
 	ended, err := b.overtaken(ctx, id, c, began)

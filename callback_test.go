@@ -583,12 +583,14 @@ func TestNoGrantLeftBehind(t *testing.T) {
 		name  string
 		hook  error // of OnLogin
 		store func(op string, n int) bool
+		done  bool // what the store failed to say
 		gone  bool // the client gives up during the exchange
 		want  bff.Reason
 	}{
 		{name: "refused-by-the-hook", hook: bff.Refuse("Ask Carol for access."), want: bff.LoginRefused},
 		{name: "hook-fails", hook: errors.New("database is down"), want: bff.IssuerUnavailable},
 		{name: "store-fails", store: func(op string, n int) bool { return op == "Create" && n == 2 }, want: bff.StoreUnavailable},
+		{name: "store-fails-afterwards", store: func(op string, n int) bool { return op == "Create" && n == 2 }, done: true, want: bff.StoreUnavailable},
 		{name: "client-gone", gone: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -601,16 +603,21 @@ func TestNoGrantLeftBehind(t *testing.T) {
 					if op == "Create" {
 						creates++
 					}
-					if c.store != nil && c.store(op, creates) {
+					fails := c.store != nil && c.store(op, creates)
+					if fails && !c.done {
 						return errStore
 					}
+					err := do()
 					switch {
 					case op == "Create" && creates == 2:
 						live++
-					case op == "End":
+					case op == "End" && live > 0:
 						live--
 					}
-					return do()
+					if fails {
+						return errStore
+					}
+					return err
 				})
 				b, callback := a.stopAtCallback("alice")
 				b = a.resume(b)
