@@ -43,12 +43,22 @@ func (c *checker) config(ctx context.Context, cfg Config, b *BFF) Config {
 	for i, up := range cfg.Upstreams {
 		t, err := newTarget(up)
 		if err != nil {
-			c.add(fmt.Sprintf("Upstreams[%d]", i), "%v", err)
+			for _, mistake := range parts(err) {
+				c.add(fmt.Sprintf("Upstreams[%d]", i), "%v", mistake)
+			}
 			continue
 		}
 		b.upstreams = append(b.upstreams, t)
 	}
 	return cfg
+}
+
+// parts returns the errors that err was joined of.
+func parts(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 // clone copies what a caller could change later.

@@ -184,10 +184,10 @@ func TestConfig(t *testing.T) {
 func TestConfigMistakes(t *testing.T) {
 	_, err := bff.New(t.Context(), bff.Config{
 		Issuer: "http://op.example.com", RedirectURL: "/cb", Keys: []bff.Key{{}}, IdleTimeout: -1, Paths: bff.Paths{Login: "x"},
-		Upstreams: []bff.Upstream{{URL: "https://api.example.com"}, {URL: "http://api.example.com"}}, Logger: slog.New(slog.DiscardHandler),
+		Upstreams: []bff.Upstream{{URL: "https://api.example.com"}, {URL: "http://api.example.com", StripPrefix: "x", Methods: []string{"TRACE"}}}, Logger: slog.New(slog.DiscardHandler),
 	})
-	for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys[0]", "IdleTimeout", "Paths.Login", "Upstreams[1]"} {
-		if err == nil || strings.Count(err.Error(), "bff: Config."+field+": ") != 1 {
+	for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys[0]", "IdleTimeout", "Paths.Login", "Upstreams[1]: URL", "Upstreams[1]: StripPrefix", "Upstreams[1]: Methods"} {
+		if err == nil || strings.Count(err.Error(), "bff: Config."+field) != 1 {
 			t.Errorf("New = %v, want it to name %s once", err, field)
 		}
 	}
