@@ -770,10 +770,17 @@ func (b *BFF) trim(w http.ResponseWriter, r *http.Request, reserve int) {
 	if total <= maxCookies {
 		return
 	}
+	answered := "" // this very request's attempt, whose cookie a hop needs again
+	if state := r.URL.Query().Get("state"); r.URL.Path == b.callback && len(state) == stateLen {
+		answered = b.attemptCookie(state)
+	}
 	slices.SortFunc(attempts, func(a, b *http.Cookie) int { return strings.Compare(a.Name, b.Name) })
 	for _, c := range attempts {
 		if total <= maxCookies {
 			return
+		}
+		if c.Name == answered {
+			continue
 		}
 		b.cookies.delete(w, c.Name, http.SameSiteLaxMode)
 		total -= len(c.Name) + len(c.Value) + 3

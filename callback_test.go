@@ -772,6 +772,26 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// D24, O1: what makes room for others is not the attempt that is being answered,
+// whose cookie the hop needs a second time.
+func TestStrictAmongManyTabs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{config: bff.Config{SameSite: http.SameSiteStrictMode}})
+		b, callback := a.stopAtCallback("alice")
+		b = a.resume(b)
+		time.Sleep(time.Second) // it is the oldest
+		for range 20 {          // tabs that didn't know of each other
+			for _, c := range (&http.Response{Header: a.get("GET", "/login", nil).header}).Cookies() {
+				b.SetCookie(c)
+			}
+		}
+		if r := b.Navigate(callback); r.Status != 200 || r.Reason() != "" {
+			t.Errorf("the oldest of 21 logins = %v", r)
+		}
+		sessionCookie(t, b)
+	})
+}
+
 // What the hook is told and what it sets.
 func TestOnLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
