@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -537,25 +538,32 @@ func (b *BFF) lend(h *record.Head, tokens *issuer.TokenResponse, now time.Time) 
 }
 
 // learn takes the user's claims and groups from an ID token's payload and,
-// where configured, from userinfo, which adds what the ID token lacks. From an
-// old ID token it is the other way round: where both say something, the later
-// word counts.
+// where configured, from userinfo, which adds what the ID token lacks. With an
+// old ID token it is the other way round: the later word counts, and of what
+// userinfo had before, its silence does too.
 func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, accessToken string, old bool) error {
-	said := []json.RawMessage{idToken}
+	claims := map[string]json.RawMessage{}
+	if err := json.Unmarshal(idToken, &claims); err != nil {
+		return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
+	}
 	if b.cfg.UserInfo {
-		info, err := b.issuer.UserInfo(ctx, accessToken, c.head.Subject)
+		answer, err := b.issuer.UserInfo(ctx, accessToken, c.head.Subject)
 		if err != nil {
 			return err
 		}
-		said = []json.RawMessage{info, idToken}
-		if old {
-			said = []json.RawMessage{idToken, info}
-		}
-	}
-	claims := map[string]json.RawMessage{}
-	for _, object := range said {
-		if err := json.Unmarshal(object, &claims); err != nil {
+		info := map[string]json.RawMessage{}
+		if err := json.Unmarshal(answer, &info); err != nil {
 			return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
+		}
+		if old {
+			for _, name := range c.grant.AtUserInfo {
+				delete(claims, name)
+			}
+			maps.Copy(claims, info)
+		} else {
+			c.grant.AtUserInfo = slices.Sorted(maps.Keys(info))
+			maps.Copy(info, claims)
+			claims = info
 		}
 	}
 	merged, err := json.Marshal(claims)
