@@ -562,6 +562,7 @@ func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, ac
 			maps.Copy(claims, info)
 		} else {
 			c.grant.AtUserInfo = slices.Sorted(maps.Keys(info))
+			maps.DeleteFunc(claims, func(_ string, v json.RawMessage) bool { return string(v) == "null" }) // it says nothing
 			maps.Copy(info, claims)
 			claims = info
 		}

@@ -911,6 +911,31 @@ func TestGroupsChangeAtUserInfo(t *testing.T) {
 	}
 }
 
+// Groups come from the ID token, then from userinfo: a string or an array, and
+// null is neither.
+func TestGroupsFromEither(t *testing.T) {
+	for _, c := range []struct {
+		idToken, userinfo any
+		want              string
+	}{
+		{[]string{"A", "B", "A"}, []string{"C"}, "[A B]"},
+		{"A", []string{"C"}, "[A]"},
+		{[]string{}, []string{"C"}, "[]"},
+		{nil, []string{"C"}, "[C]"},
+		{nil, "C", "[C]"},
+		{[]any(nil), "C", "[C]"}, // null
+		{[]any{"A", 1}, "C", "[]"},
+		{nil, nil, "[]"},
+	} {
+		a := newApp(t, setup{config: bff.Config{UserInfo: true}})
+		a.iss.Break("token", claim("groups", c.idToken))
+		a.iss.Break("userinfo", member("groups", c.userinfo))
+		if got := fmt.Sprint(session(t, a.signIn("alice"))["groups"]); got != c.want {
+			t.Errorf("groups %v in the ID token and %v at userinfo: %s, want %s", c.idToken, c.userinfo, got, c.want)
+		}
+	}
+}
+
 // D13: what userinfo had and is silent about later is gone, though the ID token
 // of the sign-in said it too. Of what userinfo never had, its silence says
 // nothing.
