@@ -85,8 +85,8 @@ type Config struct {
 	Issuer string
 
 	// TenantID is the Agglestone tenant. It sets Issuer and ClientID where they
-	// are empty, and ID tokens of another tenant are refused. Empty means the
-	// one in Issuer, if that has Agglestone's shape, or else none.
+	// are empty, and ID tokens and userinfo of another tenant are refused. Empty
+	// means the one in Issuer, if that has Agglestone's shape, or else none.
 	TenantID string
 
 	// ClientID is the name of this relying party at the issuer. Empty means
@@ -368,6 +368,11 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	c := &checker{}
 	b := &BFF{flights: make(map[string]*flight)}
 	b.cfg = c.config(ctx, cfg, b)
+	if b.store = cfg.Store; b.store == nil {
+		b.store = memstore.New(memstore.Options{})
+	}
+	b.caps = capabilitiesOf(b.store)
+	c.capabilities(b)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -382,28 +387,12 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.streams.sessions = make(map[string]*watched)
 
 	if cfg.Store == nil {
-		b.store = memstore.New(memstore.Options{})
 		b.log.LogAttrs(ctx, slog.LevelWarn, "sessions live in this process: a restart ends them and a second replica does not see them")
-	} else {
-		b.store = cfg.Store
 	}
 	if _, ok := b.store.(*memstore.Store); !ok {
 		b.storeTimeout = cfg.StoreTimeout
 	}
-	b.caps = capabilitiesOf(b.store)
 	b.changes.epoch = time.Now().Add(-time.Hour)
-	if b.caps.index == nil {
-		// Said here, and not when the issuer first calls.
-		if !cfg.NoBackchannelLogout { // check:config-index
-			c.add("Store", "can't find sessions by tags (it is no Indexer), which back-channel logout needs; use a store that can, or set NoBackchannelLogout")
-		}
-		if cfg.MaxSessions > 0 {
-			c.add("MaxSessions", "needs a Store that can find sessions by tags (an Indexer)")
-		}
-		if err := c.err(); err != nil {
-			return nil, err
-		}
-	}
 	if cfg.CacheSize > 0 {
 		b.cache = newSessionCache(cfg.CacheSize)
 	}

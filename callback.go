@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -188,8 +189,10 @@ func (b *BFF) returnURL(ctx context.Context, asked []string) string {
 			return clean
 		}
 	}
+	place, _, _ := strings.Cut(asked[0], "?") // behind it there may be a code
+	place, _, _ = strings.Cut(place, "#")
 	b.log.LogAttrs(ctx, slog.LevelWarn, "returnUrl is not a page of this site; the default is used",
-		slog.String("return_url", fmt.Sprintf("%.100q", asked[0])))
+		slog.String("return_url", fmt.Sprintf("%.100q", place)))
 	return b.cfg.DefaultReturnURL
 }
 
@@ -535,25 +538,33 @@ func (b *BFF) lend(h *record.Head, tokens *issuer.TokenResponse, now time.Time) 
 }
 
 // learn takes the user's claims and groups from an ID token's payload and,
-// where configured, from userinfo, which adds what the ID token lacks. From an
-// old ID token it is the other way round: where both say something, the later
-// word counts.
+// where configured, from userinfo, which adds what the ID token lacks. With an
+// old ID token it is the other way round: the later word counts, and of what
+// userinfo had before, its silence does too.
 func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, accessToken string, old bool) error {
-	said := []json.RawMessage{idToken}
+	claims := map[string]json.RawMessage{}
+	if err := json.Unmarshal(idToken, &claims); err != nil {
+		return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
+	}
 	if b.cfg.UserInfo {
-		info, err := b.issuer.UserInfo(ctx, accessToken, c.head.Subject)
+		answer, err := b.issuer.UserInfo(ctx, accessToken, c.head.Subject)
 		if err != nil {
 			return err
 		}
-		said = []json.RawMessage{info, idToken}
-		if old {
-			said = []json.RawMessage{idToken, info}
-		}
-	}
-	claims := map[string]json.RawMessage{}
-	for _, object := range said {
-		if err := json.Unmarshal(object, &claims); err != nil {
+		info := map[string]json.RawMessage{}
+		if err := json.Unmarshal(answer, &info); err != nil {
 			return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
+		}
+		if old {
+			for _, name := range c.grant.AtUserInfo {
+				delete(claims, name)
+			}
+			maps.Copy(claims, info)
+		} else {
+			c.grant.AtUserInfo = slices.Sorted(maps.Keys(info))
+			maps.DeleteFunc(claims, func(_ string, v json.RawMessage) bool { return string(v) == "null" }) // it says nothing
+			maps.Copy(info, claims)
+			claims = info
 		}
 	}
 	merged, err := json.Marshal(claims)
@@ -647,6 +658,8 @@ func (b *BFF) file(ctx context.Context, id *seal.ID, c *content, device string, 
 		err = errors.New("record key is taken")
 	}
 	if err != nil {
+		// Perhaps it was written: nobody can open it, but it would be listed.
+		b.background(ctx, func(ctx context.Context) { b.endKey(ctx, key, SessionRevoked) })
 		return newProblem(StoreUnavailable, err)
 	}
 	ended, err := b.overtaken(ctx, id, c, began)
@@ -766,10 +779,17 @@ func (b *BFF) trim(w http.ResponseWriter, r *http.Request, reserve int) {
 	if total <= maxCookies {
 		return
 	}
+	answered := "" // this very request's attempt, whose cookie a hop needs again
+	if state := r.URL.Query().Get("state"); r.URL.Path == b.callback && len(state) == stateLen {
+		answered = b.attemptCookie(state)
+	}
 	slices.SortFunc(attempts, func(a, b *http.Cookie) int { return strings.Compare(a.Name, b.Name) })
 	for _, c := range attempts {
 		if total <= maxCookies {
 			return
+		}
+		if c.Name == answered {
+			continue
 		}
 		b.cookies.delete(w, c.Name, http.SameSiteLaxMode)
 		total -= len(c.Name) + len(c.Value) + 3

@@ -214,6 +214,23 @@ func TestReturnURL(t *testing.T) {
 	}
 }
 
+// Invariant 1: what is logged of a returnUrl that was refused is no code, though
+// a page at the callback's address asks for a login that leads back there. That
+// it isn't logged is found when the test ends, as in every test.
+func TestReturnURLInLog(t *testing.T) {
+	a := newApp(t, setup{})
+	_, callback := a.stopAtCallback("alice")
+	for _, sep := range []string{"?", "#"} {
+		back := strings.Replace(callback, "?", sep, 1)
+		if w := a.get("GET", "/login?returnUrl="+url.QueryEscape(back), nil); w.status != 302 {
+			t.Errorf("GET /login = %d", w.status)
+		}
+	}
+	if log := a.log.String(); strings.Count(log, `/auth/callback\""`) != 2 {
+		t.Errorf("the log doesn't say what was refused:\n%s", log)
+	}
+}
+
 // S174: each error that an issuer can answer with ends at a page, and spends
 // the attempt (S74).
 func TestAuthorizationErrors(t *testing.T) {
@@ -566,12 +583,14 @@ func TestNoGrantLeftBehind(t *testing.T) {
 		name  string
 		hook  error // of OnLogin
 		store func(op string, n int) bool
+		done  bool // what the store failed to say
 		gone  bool // the client gives up during the exchange
 		want  bff.Reason
 	}{
 		{name: "refused-by-the-hook", hook: bff.Refuse("Ask Carol for access."), want: bff.LoginRefused},
 		{name: "hook-fails", hook: errors.New("database is down"), want: bff.IssuerUnavailable},
 		{name: "store-fails", store: func(op string, n int) bool { return op == "Create" && n == 2 }, want: bff.StoreUnavailable},
+		{name: "store-fails-afterwards", store: func(op string, n int) bool { return op == "Create" && n == 2 }, done: true, want: bff.StoreUnavailable},
 		{name: "client-gone", gone: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -584,16 +603,21 @@ func TestNoGrantLeftBehind(t *testing.T) {
 					if op == "Create" {
 						creates++
 					}
-					if c.store != nil && c.store(op, creates) {
+					fails := c.store != nil && c.store(op, creates)
+					if fails && !c.done {
 						return errStore
 					}
+					err := do()
 					switch {
 					case op == "Create" && creates == 2:
 						live++
-					case op == "End":
+					case op == "End" && live > 0:
 						live--
 					}
-					return do()
+					if fails {
+						return errStore
+					}
+					return err
 				})
 				b, callback := a.stopAtCallback("alice")
 				b = a.resume(b)
@@ -746,6 +770,26 @@ func TestStrict(t *testing.T) {
 	if w = a.get("GET", "/auth/callback?code=x&state=y&bff_hop=1", nil); w.status != 400 || w.header.Get("Bff-Reason") != "login_mismatch" {
 		t.Errorf("the second = %d %v", w.status, w.header)
 	}
+}
+
+// D24, O1: what makes room for others is not the attempt that is being answered,
+// whose cookie the hop needs a second time.
+func TestStrictAmongManyTabs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{config: bff.Config{SameSite: http.SameSiteStrictMode}})
+		b, callback := a.stopAtCallback("alice")
+		b = a.resume(b)
+		time.Sleep(time.Second) // it is the oldest
+		for range 20 {          // tabs that didn't know of each other
+			for _, c := range (&http.Response{Header: a.get("GET", "/login", nil).header}).Cookies() {
+				b.SetCookie(c)
+			}
+		}
+		if r := b.Navigate(callback); r.Status != 200 || r.Reason() != "" {
+			t.Errorf("the oldest of 21 logins = %v", r)
+		}
+		sessionCookie(t, b)
+	})
 }
 
 // What the hook is told and what it sets.

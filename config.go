@@ -43,12 +43,22 @@ func (c *checker) config(ctx context.Context, cfg Config, b *BFF) Config {
 	for i, up := range cfg.Upstreams {
 		t, err := newTarget(up)
 		if err != nil {
-			c.add(fmt.Sprintf("Upstreams[%d]", i), "%v", err)
+			for _, mistake := range parts(err) {
+				c.add(fmt.Sprintf("Upstreams[%d]", i), "%v", mistake)
+			}
 			continue
 		}
 		b.upstreams = append(b.upstreams, t)
 	}
 	return cfg
+}
+
+// parts returns the errors that err was joined of.
+func parts(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 // clone copies what a caller could change later.
@@ -159,7 +169,7 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	case !validHost(u): // check:config-redirect-host
 		c.add("RedirectURL", "its host %q can't carry our cookies; use the name that browsers see, in ASCII, and no wildcard address", u.Host)
 		return nil
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
+	case u.Scheme == "http" && !isLocalSite(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
 		c.add("RedirectURL", "%q is plain http, which can't carry our Secure cookies; use https (plain http is for loopback hosts, or set InsecureHTTP on a test network)", cfg.RedirectURL)
 		return nil
 	case !validPath(u.EscapedPath()): // check:config-redirect-path
@@ -237,9 +247,9 @@ func (c *checker) keys(ctx context.Context, cfg *Config, b *BFF, redirect *url.U
 		case cfg.Store != nil: // check:config-keys-store
 			c.add("Keys", "is empty; sessions in a Store outlive the process, so their keys must: make one with openssl rand -base64 32")
 			return
-		case redirect == nil:
+		case redirect == nil && strings.HasPrefix(cfg.RedirectURL, "http://"): // perhaps on loopback
 			return
-		case redirect.Scheme != "http" || !isLoopback(redirect.Hostname()): // check:config-keys
+		case redirect == nil || redirect.Scheme != "http" || !isLocalSite(redirect.Hostname()): // check:config-keys
 			c.add("Keys", "is empty; make a key with openssl rand -base64 32 (only a RedirectURL on loopback can do without)")
 			return
 		}
@@ -287,6 +297,20 @@ func weak(k []byte) bool {
 		}
 	}
 	return true
+}
+
+// capabilities checks that b's store can do what is asked of it. That is said
+// here, and not when the issuer first calls.
+func (c *checker) capabilities(b *BFF) {
+	if b.caps.index != nil {
+		return
+	}
+	if !b.cfg.NoBackchannelLogout { // check:config-index
+		c.add("Store", "can't find sessions by tags (it is no Indexer), which back-channel logout needs; use a store that can, or set NoBackchannelLogout")
+	}
+	if b.cfg.MaxSessions > 0 {
+		c.add("MaxSessions", "needs a Store that can find sessions by tags (an Indexer)")
+	}
 }
 
 func (c *checker) paths(cfg *Config, b *BFF) {
@@ -350,7 +374,7 @@ func (c *checker) browser(cfg *Config, b *BFF, redirect *url.URL) {
 	name := cfg.CookieName
 	if name == "" {
 		name = "bff"
-		if redirect != nil && isLoopback(redirect.Hostname()) && redirect.Port() != "" {
+		if redirect != nil && isLocalSite(redirect.Hostname()) && redirect.Port() != "" {
 			name += "-" + redirect.Port()
 		}
 	}
@@ -377,15 +401,18 @@ func (c *checker) login(cfg *Config) {
 	}
 }
 
-// isLoopback reports whether host names this machine (RFC 8252, section 7.3;
-// RFC 6761, section 6.3).
+// isLoopback reports whether host names this machine to whoever looks it up
+// (RFC 8252, section 7.3).
 func isLoopback(host string) bool {
-	host = strings.ToLower(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
+}
+
+// isLocalSite reports whether browsers take host for this machine: all names
+// under localhost too (RFC 6761, section 6.3). We would ask the DNS for those,
+// so what we send to them is not safe in the clear.
+func isLocalSite(host string) bool {
+	return isLoopback(host) || strings.HasSuffix(strings.ToLower(host), ".localhost")
 }
 
 // validHost reports whether a browser can hold cookies for u's host.

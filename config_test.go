@@ -62,6 +62,7 @@ func configRows() []configRow {
 		{name: "loopback over http", edit: func(c *bff.Config) {
 			c.Issuer, c.RedirectURL, c.Keys = "http://127.0.0.1:9000/x", "http://localhost:8080/auth/callback", nil
 		}},
+		{name: "a site under localhost over http", edit: func(c *bff.Config) { c.RedirectURL, c.Keys = "http://app.localhost:8080/auth/callback", nil }},
 		{name: "a test network over http", edit: func(c *bff.Config) {
 			c.Issuer, c.RedirectURL, c.InsecureHTTP = "http://op:9000", "http://app:8080/auth/callback", true
 		}},
@@ -70,6 +71,7 @@ func configRows() []configRow {
 		{name: "issuer over http", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://op.example.com" }, field: "Issuer", says: "not https"},
 		{name: "issuer over another scheme", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "ftp://op.example.com" }, field: "Issuer", says: "not https"},
 		{name: "issuer on a host like loopback", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://127.0.0.1.example.com" }, field: "Issuer", says: "not https"},
+		{name: "issuer under localhost over http", checks: "config-issuer-https", edit: func(c *bff.Config) { c.Issuer = "http://op.localhost:9000" }, field: "Issuer", says: "not https"},
 		{name: "issuer without a host", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer = "https:///x" }, field: "Issuer", says: "absolute"},
 		{name: "issuer with a query", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer += "?x" }, field: "Issuer", says: "query"},
 		{name: "issuer with a fragment", checks: "config-issuer-url", edit: func(c *bff.Config) { c.Issuer += "#" }, field: "Issuer", says: "fragment"},
@@ -138,6 +140,7 @@ func configRows() []configRow {
 		{name: "an upstream without a URL", edit: upstream(bff.Upstream{}), field: "Upstreams[0]", says: "is empty"},
 		{name: "an upstream without a host", checks: "upstream-url", edit: upstream(bff.Upstream{URL: "https:///v1"}), field: "Upstreams[0]", says: "absolute"},
 		{name: "an upstream over http", checks: "upstream-https", edit: upstream(bff.Upstream{URL: "http://api.example.com"}), field: "Upstreams[0]", says: "InsecureHTTP"},
+		{name: "an upstream under localhost over http", checks: "upstream-https", edit: upstream(bff.Upstream{URL: "http://api.localhost:8081"}), field: "Upstreams[0]", says: "InsecureHTTP"},
 		{name: "an upstream with a query", checks: "upstream-plain", edit: upstream(bff.Upstream{URL: "https://api.example.com?x"}), field: "Upstreams[0]", says: "query"},
 		{name: "an upstream with a user", checks: "upstream-plain", edit: upstream(bff.Upstream{URL: "https://api.example.com@evil.example"}), field: "Upstreams[0]", says: "user"},
 		{name: "an upstream with dot segments", checks: "upstream-path", edit: upstream(bff.Upstream{URL: "https://api.example.com/a/../b"}), field: "Upstreams[0]", says: "dot segments"},
@@ -181,11 +184,20 @@ func TestConfig(t *testing.T) {
 func TestConfigMistakes(t *testing.T) {
 	_, err := bff.New(t.Context(), bff.Config{
 		Issuer: "http://op.example.com", RedirectURL: "/cb", Keys: []bff.Key{{}}, IdleTimeout: -1, Paths: bff.Paths{Login: "x"},
-		Upstreams: []bff.Upstream{{URL: "https://api.example.com"}, {URL: "http://api.example.com"}}, Logger: slog.New(slog.DiscardHandler),
+		Upstreams: []bff.Upstream{{URL: "https://api.example.com"}, {URL: "http://api.example.com", StripPrefix: "x", Methods: []string{"TRACE"}}}, Logger: slog.New(slog.DiscardHandler),
 	})
-	for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys[0]", "IdleTimeout", "Paths.Login", "Upstreams[1]"} {
-		if err == nil || strings.Count(err.Error(), "bff: Config."+field+": ") != 1 {
+	for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys[0]", "IdleTimeout", "Paths.Login", "Upstreams[1]: URL", "Upstreams[1]: StripPrefix", "Upstreams[1]: Methods"} {
+		if err == nil || strings.Count(err.Error(), "bff: Config."+field) != 1 {
 			t.Errorf("New = %v, want it to name %s once", err, field)
+		}
+	}
+	// Even those that only a good RedirectURL would excuse.
+	for _, redirect := range []string{"", "/cb", "https://app.example.com"} {
+		_, err := bff.New(t.Context(), bff.Config{RedirectURL: redirect, Logger: slog.New(slog.DiscardHandler)})
+		for _, field := range []string{"Issuer", "ClientID", "RedirectURL", "Keys"} {
+			if err == nil || strings.Count(err.Error(), "bff: Config."+field+": ") != 1 {
+				t.Errorf("New with RedirectURL %q = %v, want it to name %s once", redirect, err, field)
+			}
 		}
 	}
 }
@@ -227,8 +239,8 @@ func TestParseKey(t *testing.T) {
 	if keys, err := bff.ParseKeys(k.Reveal() + "," + bff.NewKey().Reveal()); err != nil || len(keys) != 2 || keys[0].Reveal() != k.Reveal() {
 		t.Errorf("ParseKeys of two: %d keys, %v", len(keys), err)
 	}
-	if _, err := bff.ParseKeys(k.Reveal() + ",x"); err == nil || !strings.Contains(err.Error(), "key 2") {
-		t.Errorf("ParseKeys with a bad one: %v", err)
+	if _, err := bff.ParseKeys(k.Reveal() + ",x,AAAA"); err == nil || !strings.Contains(err.Error(), "key 2\n") || !strings.HasSuffix(err.Error(), "key 3") {
+		t.Errorf("ParseKeys with two bad ones: %v", err)
 	}
 }
 

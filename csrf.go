@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/agglestone/bff/internal/seal"
 )
@@ -95,6 +96,24 @@ func (b *BFF) passes(r *http.Request, id *seal.ID, rule proofRule) bool {
 		return false
 	}
 	return true
+}
+
+// isOurs reports whether r has our Origin and no other: the one proof that a
+// browser gives for a WebSocket, in which it sends no Fetch Metadata.
+func (b *BFF) isOurs(r *http.Request) bool {
+	return len(r.Header["Origin"]) == 1 && r.Header["Origin"][0] == b.origin
+}
+
+// asksForSocket reports whether r may be taken for a WebSocket handshake by
+// somebody. It is a GET, but one that any page can make with our cookie, and
+// then it reads what comes.
+func asksForSocket(r *http.Request) bool {
+	for _, v := range r.Header["Upgrade"] {
+		if strings.Contains(strings.ToLower(v), "websocket") {
+			return true
+		}
+	}
+	return false
 }
 
 // isSafe reports whether method is safe (RFC 9110, section 9.2.1).

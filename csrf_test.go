@@ -106,6 +106,13 @@ func csrfRows() []csrfRow {
 		{name: "a foreign form", rule: "7, S5", checks: "csrf", method: "POST", path: page, header: navigate("cross-site", "Origin", "https://evil.example"), body: "a=b", status: 403},
 		{name: "our own form", rule: "7", method: "POST", path: page, header: navigate("same-origin", "Origin", ours, "Content-Type", form), body: "a=b", status: 200},
 
+		// A WebSocket of a page's own is a GET, which any page can open and then
+		// read (D2, D12). There is no Fetch Metadata in it, only Origin.
+		{name: "our WebSocket", rule: "7, D2", path: page, header: h("Origin", ours, "Connection", "Upgrade", "Upgrade", "websocket"), status: 200},
+		{name: "a WebSocket from a sibling", rule: "7, D2, S333", checks: "socket-origin", path: page, header: h("Origin", "https://blog.example.com", "Connection", "Upgrade", "Upgrade", "websocket"), status: 403},
+		{name: "a WebSocket among others", rule: "7, D2", checks: "socket-origin", path: page, header: h("Origin", "https://evil.example", "Connection", "Upgrade", "Upgrade", "h2c, WebSocket"), status: 403},
+		{name: "a WebSocket without Origin", rule: "7, D2, X101", checks: "socket-origin", path: page, header: h("X-CSRF", "1", "Connection", "Upgrade", "Upgrade", "websocket"), status: 403},
+
 		// A navigation proves nothing where scripts call (D3).
 		{name: "a navigation within the site to the API", rule: "D3", checks: "navigate-no-proof", path: api, header: navigate("same-origin"), status: 403},
 		{name: "a form of ours to the API", rule: "D3", checks: "navigate-no-proof", method: "POST", path: api, header: navigate("same-origin", "Origin", ours), status: 403},

@@ -271,6 +271,9 @@ func hostileRows() []hostile {
 		{name: "userinfo with sub in another case", rule: "Core 5.3.2, S155, X157", checks: "userinfo-sub", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{EditJSON: func(m map[string]any) {
 			m["sub"] = strings.ToUpper(m["sub"].(string))
 		}}, says: "(userinfo-sub)"},
+		{name: "userinfo of another tenant", rule: "agglestone", checks: "userinfo-tenant", config: userinfo, endpoint: "userinfo", fault: member("tenantId", "11111111-2222-3333-4444-555555555555"), says: "(userinfo-tenant)"},
+		{name: "userinfo with a number for a tenant", rule: "agglestone", checks: "userinfo-tenant", config: userinfo, endpoint: "userinfo", fault: member("tenantId", 7), says: "(userinfo-tenant)"},
+		{name: "userinfo without a tenant", rule: "agglestone", config: userinfo, endpoint: "userinfo", fault: member("tenantId", nil)},
 		{name: "userinfo in an array", rule: "Core 5.3.2, S493, X157", checks: "userinfo-object", config: userinfo, endpoint: "userinfo", fault: bfftest.Fault{EditBody: func(b []byte) []byte {
 			return []byte("[" + string(b) + "]")
 		}}, says: "not a JSON object"},
@@ -410,6 +413,7 @@ func hostileRows() []hostile {
 		{name: "refresh: refused ID token", rule: "D28", checks: "condemn", refresh: true, fault: claim("sub", "mallory"), says: "session ended"},
 		{name: "refresh: tenant of another", rule: "agglestone", checks: "tenant", refresh: true, fault: claim("tenantId", "11111111-2222-3333-4444-555555555555"), says: "(tenant)"},
 		{name: "refresh: userinfo of another", rule: "Core 5.3.2, S155", checks: "userinfo-sub", refresh: true, config: userinfo, endpoint: "userinfo", fault: member("sub", "mallory"), says: "(userinfo-sub)"},
+		{name: "refresh: userinfo of another tenant", rule: "agglestone", checks: "userinfo-tenant", refresh: true, config: userinfo, endpoint: "userinfo", fault: member("tenantId", "11111111-2222-3333-4444-555555555555"), says: "(userinfo-tenant)"},
 		{name: "refresh: signed by a new key", rule: "Core 10.1.1, S160, X153", refresh: true, prepare: (*bfftest.Issuer).RotateKeys},
 		{name: "refresh: signed by a known key while the key set is down", rule: "Core 10.1.1, S182, X169", refresh: true, endpoint: "jwks", fault: bfftest.Fault{Status: 503}},
 		{name: "refresh: signed under an unknown kid", rule: "Core 10.1, S160", checks: "kid", refresh: true, fault: header("kid", "other"), says: "(kid)"},

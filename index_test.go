@@ -186,10 +186,10 @@ func TestStoreWithoutIndex(t *testing.T) {
 	plain := plainStore{memstore.New(memstore.Options{})}
 	cfg := bff.Config{
 		Issuer: "https://login.example.com", ClientID: "web", RedirectURL: appURL + "/auth/callback",
-		Keys: []bff.Key{bff.NewKey()}, Store: plain, MaxSessions: 3,
+		Keys: []bff.Key{bff.NewKey()}, Store: plain, MaxSessions: 3, IdleTimeout: -1,
 	}
 	_, err := bff.New(t.Context(), cfg)
-	for _, field := range []string{"Config.Store", "Config.MaxSessions"} {
+	for _, field := range []string{"Config.Store", "Config.MaxSessions", "Config.IdleTimeout"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("New = %v, want a word on %s", err, field)
 		}

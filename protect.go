@@ -79,8 +79,8 @@ func AllowNavigation() Option { return func(rt *route) { rt.navigation = true } 
 func Passive() Option { return func(rt *route) { rt.passive = true } }
 
 // Protect lets requests through to next that have a live session and, for an
-// unsafe method, prove their origin. The handler finds the session with
-// [SessionFromContext].
+// unsafe method or a WebSocket, prove their origin. The handler finds the session
+// with [SessionFromContext].
 //
 // Without a session, a GET by which a browser opens a page is led to the login,
 // and anything else is 401. The access token is kept fresh on the way: a
@@ -96,7 +96,7 @@ func (b *BFF) Protect(next http.Handler, opts ...Option) http.Handler {
 			b.turnAway(w, r, rt, problem)
 			return
 		}
-		if s != nil {
+		if s != nil || r.Context().Value(sessionKey{}) != nil { // nil hides what a Protect around us found
 			r = r.WithContext(context.WithValue(r.Context(), sessionKey{}, s))
 		}
 		next.ServeHTTP(w, r)
@@ -137,6 +137,9 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 	}
 	unsafe := !isSafe(r.Method)
 	if (every || unsafe) && !b.passes(r, &id, rule) { // check:proof a Protect around us may take less for a proof
+		return nil, newProblem(CSRF, nil)
+	}
+	if !every && asksForSocket(r) && !b.isOurs(r) { // check:socket-origin Proxy takes away what it doesn't enable
 		return nil, newProblem(CSRF, nil)
 	}
 	if !outer || rt.fresh && !s.fresh {

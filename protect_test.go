@@ -213,8 +213,13 @@ func TestHandlerOfAnotherRelyingParty(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/nested", a.auth.Protect(inner))
 	a.handler = a.auth.Routes(mux)
-	if r := a.signIn("alice").Fetch("GET", "/nested", nil, nil); r.Status != 401 {
+	mux.Handle("/optional", a.auth.Protect(other.auth.ProtectFunc(whoami, bff.Optional())))
+	b := a.signIn("alice")
+	if r := b.Fetch("GET", "/nested", nil, nil); r.Status != 401 {
 		t.Errorf("nested = %v", r)
+	}
+	if r := b.Fetch("GET", "/optional", nil, nil); r.Status != 200 || string(r.Body) != "nobody" {
+		t.Errorf("nested and optional = %v %s; want nobody, since it is the other's user", r, r.Body)
 	}
 }
 

@@ -149,7 +149,7 @@ func (p *proxy) prepare(w http.ResponseWriter, r *http.Request, escaped string, 
 		return newProblem(CSRF, errors.New("CORS preflights are not forwarded"))
 	}
 	f.upgrade = p.t.WebSocket && isWebSocket(r)
-	if f.upgrade && (len(r.Header["Origin"]) != 1 || r.Header["Origin"][0] != p.b.origin) { // check:websocket-origin
+	if f.upgrade && !p.b.isOurs(r) { // check:websocket-origin
 		return newProblem(CSRF, nil)
 	}
 	if p.t.MaxRequestBody > 0 && r.ContentLength > p.t.MaxRequestBody { // check:request-size

@@ -593,7 +593,7 @@ func (r *refresher) granted(ctx context.Context, version uint64, c *content, tok
 			c.claims, c.head.Groups, c.head.End = learned.claims, learned.head.Groups, learned.head.End
 		}
 		if tokens.IDToken != "" {
-			c.grant.IDToken = tokens.IDToken
+			c.grant.IDToken, c.grant.AtUserInfo = tokens.IDToken, learned.grant.AtUserInfo
 		}
 		if rotated {
 			c.grant.RefreshToken = tokens.RefreshToken

@@ -911,6 +911,59 @@ func TestGroupsChangeAtUserInfo(t *testing.T) {
 	}
 }
 
+// Groups come from the ID token, then from userinfo: a string or an array, and
+// null is neither.
+func TestGroupsFromEither(t *testing.T) {
+	for _, c := range []struct {
+		idToken, userinfo any
+		want              string
+	}{
+		{[]string{"A", "B", "A"}, []string{"C"}, "[A B]"},
+		{"A", []string{"C"}, "[A]"},
+		{[]string{}, []string{"C"}, "[]"},
+		{nil, []string{"C"}, "[C]"},
+		{nil, "C", "[C]"},
+		{[]any(nil), "C", "[C]"}, // null
+		{[]any{"A", 1}, "C", "[]"},
+		{nil, nil, "[]"},
+	} {
+		a := newApp(t, setup{config: bff.Config{UserInfo: true}})
+		a.iss.Break("token", claim("groups", c.idToken))
+		a.iss.Break("userinfo", member("groups", c.userinfo))
+		if got := fmt.Sprint(session(t, a.signIn("alice"))["groups"]); got != c.want {
+			t.Errorf("groups %v in the ID token and %v at userinfo: %s, want %s", c.idToken, c.userinfo, got, c.want)
+		}
+	}
+}
+
+// D13: what userinfo had and is silent about later is gone, though the ID token
+// of the sign-in said it too. Of what userinfo never had, its silence says
+// nothing.
+func TestGroupsVanishFromUserInfo(t *testing.T) {
+	for _, had := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newApp(t, setup{issuer: bfftest.Options{NoIDTokenOnRefresh: true}, config: bff.Config{UserInfo: true}})
+			if !had {
+				a.iss.Break("userinfo", member("groups", nil))
+			}
+			b := a.signIn("alice")
+			if had {
+				a.iss.Break("userinfo", member("groups", nil))
+			}
+			want := map[bool]int{true: 403, false: 200}[had]
+			for range 3 {
+				time.Sleep(16 * time.Minute)
+				if r := b.Fetch("GET", "/admin", nil, nil); r.Status != want {
+					t.Errorf("userinfo without groups, where it had some before: %v; GET /admin = %v, want %d", had, r, want)
+				}
+			}
+			if got := session(t, b)["claims"].(map[string]any)["name"]; got != "Alice Archer" {
+				t.Errorf("name %v", got)
+			}
+		})
+	}
+}
+
 // D1: a session whose place a new sign-in of the same browser takes, while its
 // refresh is under way, ends without a revocation: at some issuers both hang on
 // one grant, and it would take the new session's tokens along.

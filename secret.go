@@ -3,6 +3,7 @@ package bff
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -57,18 +58,22 @@ func ParseKey(s string) (Key, error) {
 }
 
 // ParseKeys reads keys in base64, separated by commas: the first seals, all
-// open. An empty s gives no keys.
+// open. An empty s gives no keys. It reports every one that can't be read.
 func ParseKeys(s string) ([]Key, error) {
 	var keys []Key
+	var errs []error
 	if strings.TrimSpace(s) == "" {
 		return nil, nil
 	}
 	for i, field := range strings.Split(s, ",") {
 		k, err := ParseKey(field)
 		if err != nil {
-			return nil, fmt.Errorf("%w: key %d", err, i+1)
+			errs = append(errs, fmt.Errorf("%w: key %d", err, i+1))
 		}
 		keys = append(keys, k)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	return keys, nil
 }

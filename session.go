@@ -186,8 +186,8 @@ type sessionKey struct{}
 // SessionFromContext returns the session of the request that ctx belongs to,
 // where a handler runs behind [BFF.Protect] and somebody is signed in.
 func SessionFromContext(ctx context.Context) (*Session, bool) {
-	s, ok := ctx.Value(sessionKey{}).(*Session)
-	return s, ok
+	s, _ := ctx.Value(sessionKey{}).(*Session)
+	return s, s != nil
 }
 
 // record returns the latest version that s knows.

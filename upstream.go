@@ -238,18 +238,20 @@ const (
 
 func newTarget(up Upstream, opts ...Option) (*target, error) {
 	u, err := upstreamURL(up)
+	errs := []error{err}
 	if err != nil {
-		return nil, err
+		u = &url.URL{} // what else is wrong is reported too
 	}
 	t := &target{Upstream: up, url: u, base: strings.TrimRight(u.EscapedPath(), "/")}
 	if t.base != "" && !validTargetPath(t.base) { // check:upstream-path
-		return nil, fmt.Errorf("URL: its path %q has dot segments, empty segments or encoded slashes; write it plainly", t.base)
+		errs = append(errs, fmt.Errorf("URL: its path %q has dot segments, empty segments or encoded slashes; write it plainly", t.base))
 	}
 	t.clone(opts)
 	for _, check := range []func() error{t.checkPaths, t.checkMethods, t.checkNeeds, t.checkHeaders, t.checkLimits} {
-		if err := check(); err != nil {
-			return nil, err
-		}
+		errs = append(errs, check())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	t.sender = t.transport()
 	return t, nil
@@ -395,7 +397,7 @@ func (t *target) checkLimits() error {
 		return errors.New("MaxDuration, MaxRequestBody or MaxResponseHeader is negative; leave it zero for the default")
 	case t.MaxResponseHeader > 0 && t.Transport != nil:
 		return errors.New("MaxResponseHeader needs a nil Transport; bound it there")
-	case t.H2C && (t.Transport != nil || t.url.Scheme != "http" || t.WebSocket):
+	case t.H2C && (t.Transport != nil || t.url.Scheme == "https" || t.WebSocket):
 		return errors.New("H2C is for http URLs, with a nil Transport and without WebSocket")
 	}
 	if t.Timeout == 0 {

@@ -74,6 +74,12 @@ type environment struct {
 }
 
 func (e *environment) fail(name string, err error) {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range several.Unwrap() {
+			e.fail(name, err)
+		}
+		return
+	}
 	e.errs = append(e.errs, fmt.Errorf("%s: %w", name, err))
 }
 

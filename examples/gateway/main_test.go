@@ -104,13 +104,13 @@ func TestBadEnvironment(t *testing.T) {
 			name: "everything",
 			env: []string{
 				"BFF_LISTEN=nonsense", "BFF_ISSUER=http://login.example.com", "BFF_REDIRECT_URL=/auth/callback",
-				"BFF_SCOPES=openid é", "BFF_KEYS=cGFzc3dvcmQ=", "BFF_STORE=floppy:secret@a", "BFF_UPSTREAM=http://api.example.com",
+				"BFF_SCOPES=openid é", "BFF_KEYS=cGFzc3dvcmQ=,?", "BFF_STORE=floppy:secret@a", "BFF_UPSTREAM=http://api.example.com",
 				"BFF_SPA_DIR=" + t.TempDir(), "BFF_IDLE_TIMEOUT=soon", "BFF_MAX_LIFETIME=-1h", "BFF_REFRESH_MARGIN=5",
 				"BFF_POST_LOGOUT_URL=/bye", "BFF_INSECURE_HTTP=perhaps",
 			},
 			want: []string{
 				`BFF_LISTEN: "nonsense"`, `BFF_ISSUER: "http://login.example.com" is not https`, "BFF_CLIENT_ID: is empty",
-				`BFF_REDIRECT_URL: "/auth/callback"`, `BFF_SCOPES: "é"`, "BFF_KEYS: key has 8 bytes", "BFF_STORE: ",
+				`BFF_REDIRECT_URL: "/auth/callback"`, `BFF_SCOPES: "é"`, "BFF_KEYS: key has 8 bytes", "BFF_KEYS: key is not base64", "BFF_STORE: ",
 				`BFF_UPSTREAM: URL "http://api.example.com" is plain http`, "BFF_SPA_DIR: ", `BFF_IDLE_TIMEOUT: "soon"`,
 				"BFF_MAX_LIFETIME: -1h0m0s is negative", `BFF_REFRESH_MARGIN: "5"`, `BFF_POST_LOGOUT_URL: "/bye"`,
 				`BFF_INSECURE_HTTP: "perhaps"`,
@@ -125,7 +125,7 @@ func TestBadEnvironment(t *testing.T) {
 			want: []string{"BFF_IDLE_TIMEOUT: 2h0m0s is longer than BFF_MAX_LIFETIME, 1h0m0s"},
 		},
 		{
-			name: "listens-to-all", env: append(good, "BFF_LISTEN=:4180"), want: []string{"BFF_REDIRECT_URL: is empty"},
+			name: "listens-to-all", env: append(good, "BFF_LISTEN=:4180"), want: []string{"BFF_REDIRECT_URL: is empty", "BFF_KEYS: is empty"},
 		},
 		{
 			name: "no-keys-off-loopback", env: append(good, "BFF_REDIRECT_URL=https://app.example.com/auth/callback"),

@@ -45,8 +45,8 @@ type Config struct {
 	// Scopes are asked for at the authorization endpoint.
 	Scopes []string
 
-	// TenantID, when not empty, must be the tenantId claim of an ID token that
-	// has one.
+	// TenantID, when not empty, must be the tenantId claim of an ID token or a
+	// userinfo answer that has one.
 	TenantID string
 
 	// SigningAlgs are the algorithms that may sign an ID token: asymmetric

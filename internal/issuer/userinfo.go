@@ -9,7 +9,8 @@ import (
 )
 
 // UserInfo returns what the userinfo endpoint says about subject: a JSON
-// object whose sub is exactly subject (OpenID Connect Core 1.0, section 5.3.2).
+// object whose sub is exactly subject (OpenID Connect Core 1.0, section 5.3.2),
+// and whose tenantId, if there is one, is ours.
 // Signed answers are not supported. An access token that the issuer doesn't
 // take is an *Error of kind Answered, with status 401 or, at some, 403.
 func (c *Client) UserInfo(ctx context.Context, accessToken, subject string) (json.RawMessage, error) {
@@ -43,6 +44,11 @@ func (c *Client) UserInfo(ctx context.Context, accessToken, subject string) (jso
 	sub, _ := text(m["sub"])
 	if sub != subject { // check:userinfo-sub
 		return nil, &Error{Op: "userinfo", Kind: Invalid, Check: "userinfo-sub"}
+	}
+	if raw, ok := m["tenantId"]; ok && string(raw) != "null" && c.cfg.TenantID != "" {
+		if tenant, _ := text(raw); tenant != c.cfg.TenantID { // check:userinfo-tenant
+			return nil, &Error{Op: "userinfo", Kind: Invalid, Check: "userinfo-tenant"}
+		}
 	}
 	return t.body, nil
 }

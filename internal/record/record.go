@@ -78,6 +78,10 @@ type Grant struct {
 	RefreshToken string
 	IDToken      string // the last one, for id_token_hint
 
+	// AtUserInfo are the claims that userinfo had when that ID token came. From
+	// then on userinfo is asked for them alone.
+	AtUserInfo []string
+
 	// Of the ID token of the sign-in (OpenID Connect Core 1.0, section 12.2).
 	Nonce           string
 	Audience        []string
@@ -201,6 +205,7 @@ func (g *Grant) Append(b []byte) []byte {
 	b = append(b, version)
 	b = appendString(b, g.RefreshToken)
 	b = appendString(b, g.IDToken)
+	b = appendStrings(b, g.AtUserInfo)
 	b = appendString(b, g.Nonce)
 	b = appendStrings(b, g.Audience)
 	b = appendString(b, g.AuthorizedParty)
@@ -214,6 +219,7 @@ func ParseGrant(b []byte) (Grant, error) {
 	g := Grant{
 		RefreshToken:    d.string(),
 		IDToken:         d.string(),
+		AtUserInfo:      d.strings(),
 		Nonce:           d.string(),
 		Audience:        d.strings(),
 		AuthorizedParty: d.string(),

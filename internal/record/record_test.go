@@ -21,7 +21,7 @@ var head = record.Head{
 var claims = record.Claims{JSON: []byte(`{"a":1}`), Values: []record.Pair{{Name: "k", Value: "v"}, {}}}
 
 var grant = record.Grant{
-	RefreshToken: "rt", IDToken: "a.b.c", Nonce: "n", Audience: []string{"x", "y"}, AuthorizedParty: "x", IssuedAt: at, AuthTime: at,
+	RefreshToken: "rt", IDToken: "a.b.c", AtUserInfo: []string{"email", "groups"}, Nonce: "n", Audience: []string{"x", "y"}, AuthorizedParty: "x", IssuedAt: at, AuthTime: at,
 }
 
 var attempt = record.Attempt{Secret: [32]byte{7}, Began: at, ReturnURL: "/x#y", MaxAge: -time.Second, ACRValues: "a b", Subject: "alice"}
