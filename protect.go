@@ -24,7 +24,7 @@ type route struct {
 	passive    bool
 	fresh      bool // the cache may not answer
 	maxAuthAge *time.Duration
-	acr        [][]string
+	acr        []string // any of them; nil: any at all
 }
 
 // answer is how somebody who isn't signed in is told.
