@@ -153,7 +153,8 @@ func (b *BFF) emitCounted(r *http.Request, e Event) {
 		if th.held != nil {
 			e.Count = th.held.Count + 1
 		} else {
-			th.timer = time.AfterFunc(wait, func() { b.flush(th) })
+			// Close waits for what has begun, and reports what has not itself.
+			th.timer = time.AfterFunc(wait, func() { b.background(context.Background(), func(context.Context) { b.flush(th) }) })
 		}
 		th.held = &e
 		th.mu.Unlock()

@@ -525,7 +525,8 @@ func TestStaleTabs(t *testing.T) {
 // else is held up (D25).
 func TestLoginLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t, setup{})
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add}})
 		inner := a.handler
 		a.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rec := &recorder{header: http.Header{}, status: 200}
@@ -548,6 +549,9 @@ func TestLoginLoop(t *testing.T) {
 		}
 		if log := a.log.String(); strings.Count(log, `"reason":"login_loop","status":429`) != 1 {
 			t.Errorf("log: %s", log)
+		}
+		if list := tr.take(); list[len(list)-1].Kind != bff.LoginLoopStopped || !strings.Contains(a.log.String(), `"level":"WARN","msg":"login loop stopped"`) {
+			t.Errorf("events %+v, want the last to be login_loop_stopped", list)
 		}
 		a.handler = inner
 		a.signIn("bob")

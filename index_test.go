@@ -384,6 +384,8 @@ func testEventsOfEndings(t *testing.T) {
 		}
 	}
 	one, two := a.signIn("alice"), a.signIn("alice")
+	two.SignIn("alice")
+	expect("a sign-in in the same browser", "/auth/callback")
 	two.Fetch("POST", "/auth/sessions/end-others", nil, nil)
 	expect("end-others", "/auth/sessions/end-others")
 	handle := devices(t, two)[0]["handle"].(string)
