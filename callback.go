@@ -274,6 +274,10 @@ func (b *BFF) serveCallback(w http.ResponseWriter, r *http.Request) {
 	e := Event{Kind: SignInRefused, Subject: problem.subject, Reason: problem.Reason, Err: problem.Err}
 	switch problem.Reason {
 	case LoginExpired, LoginReplayed, LoginMismatch, BadRequest:
+		if problem.subject != "" { // it came as far as to a session
+			b.emit(r.Context(), r, e)
+			break
+		}
 		// A tab left over from another sign-in: whoever is signed in needs no
 		// explanation.
 		if s, _ := b.present(r); s != nil {
@@ -457,7 +461,9 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 	if r.Context().Err() != nil { // check:client-gone
 		b.endKey(ctx, key, SessionRevoked)
 		b.abandon(ctx, r, tokens)
-		return newProblem(LoginExpired, r.Context().Err())
+		p := newProblem(LoginExpired, r.Context().Err())
+		p.subject = c.head.Subject
+		return p
 	}
 	// Invariant 6. The refresh token of the old session is not revoked: at
 	// some issuers all sign-ins of one browser share a grant.
