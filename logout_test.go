@@ -10,6 +10,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 )
 
 // endSession returns the parameters with which a sign-out went to the issuer.
@@ -184,6 +185,54 @@ func TestSignOutWithIssuerDown(t *testing.T) {
 	}
 	a.iss.Down(false)
 	eventually(t, "the grant is revoked once the issuer is back", func() bool { return a.iss.LiveGrants() == 0 })
+}
+
+// A store that ends the session and doesn't get to say so: the sign-out is told
+// of and goes on, to the revocation and the issuer.
+func TestSignOutWithAnUnclearAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: tr.add}})
+		b := a.signIn("alice")
+		tr.take()
+		store.set(func(op string, do func() error) error {
+			err := do()
+			if op == "End" {
+				return errStore
+			}
+			return err
+		})
+		r := signOut(b)
+		store.set(nil)
+		var out struct{ RedirectURL string }
+		if r.JSON(&out) != nil || !strings.HasPrefix(out.RedirectURL, a.iss.URL()+"/endsession?") {
+			t.Errorf("POST /logout = %v %s", r, r.Body)
+		}
+		if list := tr.take(); len(list) != 1 || list[0].Kind != bff.SessionEnded || list[0].Reason != bff.SignedOut {
+			t.Errorf("events %+v, want one session_ended", list)
+		}
+		synctest.Wait()
+		if n := a.iss.LiveGrants(); n != 0 {
+			t.Errorf("%d live grants", n)
+		}
+
+		// One that doesn't end it is no sign-out.
+		b = a.signIn("alice")
+		store.set(func(op string, do func() error) error {
+			if op == "End" {
+				return errStore
+			}
+			return do()
+		})
+		if r := signOut(b); r.Status != 503 {
+			t.Errorf("POST /logout = %v, want 503", r)
+		}
+		store.set(nil)
+		if !signedIn(t, b) {
+			t.Error("the session has ended")
+		}
+	})
 }
 
 // The way back from the issuer (S203, S268, S269): the state decides whether
