@@ -58,8 +58,8 @@ type Event struct {
 	By      Actor  // who ended it
 
 	// Count is how many like it this event stands for: refusals that anybody
-	// can cause, without a valid cookie, are reported at most once a second.
-	// Then the rest of the event is the last one's.
+	// can cause, without a valid cookie, are reported at most once a second for
+	// each kind and reason. Then the rest of the event is the last one's.
 	Count int
 
 	Request *RequestInfo // nil: no request caused it
@@ -116,7 +116,7 @@ func requestInfo(r *http.Request) *RequestInfo {
 	return &RequestInfo{Method: r.Method, Path: r.URL.Path, RemoteAddr: r.RemoteAddr, UserAgent: agent[:min(len(agent), 256)]}
 }
 
-// A throttle reports events of one kind that strangers can cause: the first at
+// A throttle reports events of one sort that strangers can cause: the first at
 // once, and then at most one a second, with their number.
 type throttle struct {
 	mu    sync.Mutex
@@ -125,27 +125,34 @@ type throttle struct {
 	timer *time.Timer
 }
 
-// tally is the throttles of a BFF, by kind.
-type tally struct {
-	mu     sync.Mutex
-	byKind map[EventKind]*throttle
+// An eventSort tells what is counted apart: of the few there are, a flood of one must
+// not hide another.
+type eventSort struct {
+	kind   EventKind
+	reason Reason
 }
 
-func (t *tally) of(kind EventKind) *throttle {
+// tally is the throttles of a BFF.
+type tally struct {
+	mu     sync.Mutex
+	bySort map[eventSort]*throttle
+}
+
+func (t *tally) of(s eventSort) *throttle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.byKind == nil {
-		t.byKind = make(map[EventKind]*throttle)
+	if t.bySort == nil {
+		t.bySort = make(map[eventSort]*throttle)
 	}
-	if t.byKind[kind] == nil {
-		t.byKind[kind] = &throttle{}
+	if t.bySort[s] == nil {
+		t.bySort[s] = &throttle{}
 	}
-	return t.byKind[kind]
+	return t.bySort[s]
 }
 
 // emitCounted reports an event that a stranger can cause.
 func (b *BFF) emitCounted(r *http.Request, e Event) {
-	th := b.tally.of(e.Kind)
+	th := b.tally.of(eventSort{e.Kind, e.Reason})
 	e.Request, e.Count = requestInfo(r), 1
 	th.mu.Lock()
 	// After Close nobody waits for a timer.
@@ -153,7 +160,8 @@ func (b *BFF) emitCounted(r *http.Request, e Event) {
 		if th.held != nil {
 			e.Count = th.held.Count + 1
 		} else {
-			th.timer = time.AfterFunc(wait, func() { b.flush(th) })
+			// Close waits for what has begun, and reports what has not itself.
+			th.timer = time.AfterFunc(wait, func() { b.background(context.Background(), func(context.Context) { b.flush(th) }) })
 		}
 		th.held = &e
 		th.mu.Unlock()
@@ -184,8 +192,8 @@ func (b *BFF) flush(th *throttle) {
 // flushAll reports everything that is held. Close calls it.
 func (b *BFF) flushAll() {
 	b.tally.mu.Lock()
-	all := make([]*throttle, 0, len(b.tally.byKind))
-	for _, th := range b.tally.byKind {
+	all := make([]*throttle, 0, len(b.tally.bySort))
+	for _, th := range b.tally.bySort {
 		all = append(all, th)
 	}
 	b.tally.mu.Unlock()

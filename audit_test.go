@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,8 +81,8 @@ func TestEventsOfALife(t *testing.T) {
 		heal()
 		b.Fetch("POST", "/page", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}})
 		expect("another site", "csrf_refused csrf")
-		if e := all[len(all)-1]; e.Request == nil || e.Request.Method != "POST" || e.Request.ID == "" {
-			t.Errorf("csrf: %+v", e.Request)
+		if e := all[len(all)-1]; e.Request == nil || e.Request.Method != "POST" || e.Request.ID == "" || e.Session != infos[0].Handle {
+			t.Errorf("csrf: %+v with %+v", e, e.Request)
 		}
 		b.SignIn("alice")
 		expect("again", "session_ended replaced user", "signed_in")
@@ -108,6 +109,68 @@ func TestEventsOfALife(t *testing.T) {
 			if len(secret) > 11 && strings.Contains(text.String(), secret) {
 				t.Error("an event holds a secret")
 			}
+		}
+		for kind, level := range map[bff.EventKind]string{ // as documented
+			bff.SignedIn: "INFO", bff.Refreshed: "DEBUG", bff.RefreshFailed: "WARN", bff.SessionEnded: "INFO", bff.CSRFRefused: "WARN",
+			bff.BackchannelLogout: "INFO", bff.BackchannelRefused: "WARN", bff.KeysChanged: "INFO",
+		} {
+			if line := fmt.Sprintf(`"level":%q,"msg":%q,"issuer"`, level, strings.ReplaceAll(string(kind), "_", " ")); !strings.Contains(a.log.String(), line) {
+				t.Errorf("the log lacks %s", line)
+			}
+		}
+	})
+}
+
+// Who is refused is named as soon as it is known who it is, and each is told of
+// by itself.
+func TestEventsOfRefusedSignIns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: tr.add, OnLogin: func(_ context.Context, l *bff.Login) error {
+			if len(l.Groups) == 0 {
+				return bff.Refuse("no group")
+			}
+			return nil
+		}}})
+		expect := func(step string, reason bff.Reason, user string) {
+			t.Helper()
+			subject := ""
+			if user != "" {
+				grants := a.iss.Grants()
+				subject = grants[len(grants)-1].Subject
+			}
+			list := tr.take()
+			if len(list) != 1 || list[0].Kind != bff.SignInRefused || list[0].Reason != reason || list[0].Subject != subject ||
+				list[0].Request == nil || list[0].Request.Path != "/auth/callback" {
+				t.Errorf("%s: events %+v; want one, sign_in_refused %s of %q", step, list, reason, subject)
+			}
+		}
+		a.iss.AddUser(bfftest.User{Name: "nobody"})
+		for range 3 {
+			a.browser().SignIn("nobody")
+			expect("OnLogin", bff.LoginRefused, "nobody")
+		}
+		heal := a.iss.Break("token", claim("iss", "https://evil.example"))
+		a.browser().SignIn("alice")
+		expect("an ID token of another issuer", bff.IssuerError, "")
+		heal()
+		created := 0
+		store.set(func(op string, do func() error) error {
+			if op == "Create" {
+				if created++; created == 2 { // after the mark of the attempt
+					return errStore
+				}
+			}
+			return do()
+		})
+		a.browser().SignIn("alice")
+		store.set(nil)
+		expect("the store", bff.StoreUnavailable, "alice")
+		a.browser().Navigate("/auth/callback?code=x&state=y")
+		expect("a stranger", bff.LoginMismatch, "")
+		if !strings.Contains(a.log.String(), `"level":"INFO","msg":"sign in refused","issuer"`) {
+			t.Error("the log lacks it")
 		}
 	})
 }
@@ -139,6 +202,41 @@ func TestEventsOfStrangers(t *testing.T) {
 		}
 		if counted != each*seconds || reported > 2*seconds+1 || signedIn != seconds {
 			t.Errorf("%d refusals in %d events, want %d in at most one a second; %d sign-ins, want %d", counted, reported, each*seconds, signedIn, seconds)
+		}
+	})
+}
+
+// The same of sign-ins that were never begun, and of logout tokens.
+func TestEventsOfStrangersByKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add}})
+		stranger := a.browser()
+		for _, kind := range []bff.EventKind{bff.SignInRefused, bff.BackchannelRefused} {
+			const many = 500
+			for i := range many {
+				if kind == bff.SignInRefused {
+					stranger.Navigate("/auth/callback?code=x&state=y")
+					if i == many/2 { // of another sort, and not to be lost among them
+						stranger.Navigate("/auth/callback?%zz")
+					}
+				} else {
+					a.logout("nonsense")
+				}
+			}
+			time.Sleep(2 * time.Second)
+			reported, counted, other := 0, 0, 0
+			for _, e := range tr.take() {
+				if e.Reason == bff.BadRequest && e.Count == 1 && e.Request.Path == "/auth/callback" {
+					other++
+				} else if e.Kind == kind && e.Session == "" && e.Subject == "" {
+					reported++
+					counted += e.Count
+				}
+			}
+			if counted != many || reported != 2 || kind == bff.SignInRefused && other != 1 {
+				t.Errorf("%s: %d are counted in %d events, want %d in 2; %d of another sort, want 1", kind, counted, reported, many, other)
+			}
 		}
 	})
 }
@@ -175,6 +273,30 @@ func TestEventsAfterClose(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if n := counted(); n != 0 {
 			t.Errorf("%d are reported later", n)
+		}
+	})
+}
+
+// Close returns when OnEvent has, if that is being told of what was counted.
+func TestCloseWaitsForOnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var counted atomic.Int32
+		a := newApp(t, setup{config: bff.Config{OnEvent: func(_ context.Context, e bff.Event) {
+			if e.Count > 1 {
+				time.Sleep(5 * time.Second)
+			}
+			counted.Add(int32(e.Count))
+		}}})
+		stranger := a.browser()
+		for range 5 {
+			stranger.Fetch("POST", "/logout", nil, http.Header{"Sec-Fetch-Site": {"cross-site"}})
+		}
+		time.Sleep(2 * time.Second) // OnEvent is being told of four
+		if err := a.auth.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := counted.Load(); n != 5 {
+			t.Errorf("OnEvent was told of %d refusals when Close returned, want 5", n)
 		}
 	})
 }

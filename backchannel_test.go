@@ -48,6 +48,8 @@ const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 type backchannelRow struct {
 	name, rule, checks string
 	edit               func(*bfftest.Token)
+	symmetric          bool          // signed with the issuer's public key as a secret
+	late               time.Duration // after it was made
 	ok                 bool
 }
 
@@ -81,6 +83,9 @@ func backchannelRows() []backchannelRow {
 		return func(t *bfftest.Token) { t.Header[name] = value }
 	}
 	events := func(v any) func(*bfftest.Token) { return set("events", v) }
+	both := func(one, other func(*bfftest.Token)) func(*bfftest.Token) {
+		return func(t *bfftest.Token) { one(t); other(t) }
+	}
 	return []backchannelRow{
 		{name: "plain", rule: "2.4", ok: true},
 		{name: "no typ", rule: "2.4, S231", edit: func(t *bfftest.Token) { delete(t.Header, "typ") }, ok: true},
@@ -95,9 +100,11 @@ func backchannelRows() []backchannelRow {
 			t.SignWith(stranger)
 			t.Header["kid"] = kid
 		}, checks: "signature"},
+		{name: "alg HS256 with the public key", rule: "2.6 (3), S211", symmetric: true, checks: "alg,alg-symmetric,signature"},
 		{name: "encrypted", rule: "2.6 (1), S209", edit: func(t *bfftest.Token) { t.EditJWT = func(s string) string { return s + ".x.y" } }},
 		{name: "a million dots", rule: "S502", edit: func(t *bfftest.Token) { t.EditJWT = func(string) string { return strings.Repeat(".", 60000) } }},
 		{name: "critical extension", rule: "RFC 7515 4.1.11, X123", edit: head("crit", []string{"x"})},
+		{name: "kid unknown", rule: "2.6 (2), S210", edit: head("kid", "other"), checks: "kid"},
 		{name: "iss of another", rule: "2.6 (4), S212, S273", edit: set("iss", "https://evil.example"), checks: "iss"},
 		{name: "iss missing", rule: "2.4, S212", edit: set("iss", nil), checks: "iss"},
 		{name: "aud of another", rule: "2.6 (4), S212, S274", edit: set("aud", "other"), checks: "aud,logout-aud-extra"},
@@ -110,12 +117,16 @@ func backchannelRows() []backchannelRow {
 		{name: "iat in an hour", rule: "2.6 (4), X125", edit: at("iat", time.Hour), checks: "logout-iat-future"},
 		{name: "iat within the skew", rule: "2.6 (4)", edit: at("iat", 20*time.Second), ok: true},
 		{name: "iat a day ago", rule: "2.6 (4), X125", edit: at("iat", -24*time.Hour), checks: "logout-iat-age,logout-exp-far"},
+		{name: "iat ten minutes ago", rule: "2.6 (4)", edit: set("exp", nil), late: 10 * time.Minute, ok: true},
+		{name: "iat eleven minutes ago", rule: "2.6 (4)", edit: set("exp", nil), late: 11 * time.Minute, checks: "logout-iat-age"},
 		{name: "exp past", rule: "2.6 (4), S212", edit: at("exp", -31*time.Second), checks: "logout-exp"},
 		{name: "exp within the skew", rule: "2.6 (4)", edit: at("exp", -20*time.Second), ok: true},
 		{name: "exp missing", rule: "issuers.md", edit: set("exp", nil), ok: true},
 		{name: "exp null", rule: "X125", edit: json(`"exp":`, `"exp":null,"x":`)},
 		{name: "exp in ten years", rule: "4, S232", edit: at("exp", 87600*time.Hour), checks: "logout-exp-far"},
 		{name: "nbf in an hour", rule: "RFC 7519 4.1.5, X125", edit: at("nbf", time.Hour), checks: "logout-nbf"},
+		{name: "sub alone", rule: "2.6 (5), S213", edit: set("sid", nil), ok: true},
+		{name: "sid alone", rule: "2.6 (5), S213", edit: set("sub", nil), ok: true},
 		{name: "nobody named", rule: "2.6 (5), S213", edit: func(t *bfftest.Token) { delete(t.Claims, "sub"); delete(t.Claims, "sid") }, checks: "logout-nobody"},
 		{name: "both empty", rule: "2.6 (5), S213", edit: func(t *bfftest.Token) { t.Claims["sub"], t.Claims["sid"] = "", "" }, checks: "logout-name"},
 		{name: "sub null beside sid", rule: "2.6 (5), S213", edit: json(`"sub":`, `"sub":null,"x":`), checks: "logout-name"},
@@ -137,6 +148,7 @@ func backchannelRows() []backchannelRow {
 		{name: "nonce empty", rule: "2.6 (7), S215", edit: set("nonce", ""), checks: "logout-nonce"},
 		{name: "nonce null", rule: "2.6 (7), S215", edit: json(`{`, `{"nonce":null,`), checks: "logout-nonce"},
 		{name: "nonce in capitals", rule: "2.6 (7), S215", edit: set("NONCE", "n"), checks: "claim-case"},
+		{name: "an ID token", rule: "2.6 (6, 7), 4", edit: both(head("typ", "JWT"), both(events(nil), set("nonce", "n"))), checks: "logout-event,logout-nonce"},
 		{name: "jti missing", rule: "2.4, S216", edit: set("jti", nil), checks: "logout-jti"},
 		{name: "jti empty", rule: "2.4, S216", edit: set("jti", ""), checks: "logout-jti"},
 		{name: "jti a number", rule: "2.4, S216", edit: set("jti", 7), checks: "claim-type,logout-jti"},
@@ -159,7 +171,11 @@ func TestBackchannelLogoutTokens(t *testing.T) {
 					if row.edit != nil {
 						row.edit(t)
 					}
+					if row.symmetric {
+						t.SignWith(bfftest.HMACKey("HS256", a.iss.Key().PublicPEM()))
+					}
 				})
+				time.Sleep(row.late)
 				w := a.logout(token)
 				want := 400
 				if row.ok {
@@ -301,6 +317,96 @@ func TestBackchannelLogoutReplayAndLateness(t *testing.T) {
 			t.Error("50 deliveries at once had no effect")
 		}
 	})
+}
+
+// Section 2.8, D9: what can't be done now is 400 like what never can, but says
+// that trying again helps; then the same token does it all.
+func TestBackchannelLogoutAgain(t *testing.T) {
+	for _, op := range []string{"Load", "Tag", "Tagged", "End", "Create", "jwks"} {
+		t.Run(op, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &brokenStore{Store: memstore.New(memstore.Options{})}
+				iss, key := bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+				b := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}}).signIn("alice")
+				// A replica that has no keys of the issuer's yet.
+				a := newApp(t, setup{at: iss, config: bff.Config{Store: store, Keys: []bff.Key{key}}})
+				token := iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"] = iss.Grants()[0].Subject })
+				var w *httptest.ResponseRecorder
+				if op == "jwks" {
+					heal := iss.Break("jwks", bfftest.Fault{Status: 500})
+					w = a.logout(token)
+					heal()
+				} else {
+					store.fails.Store(&op)
+					w = a.logout(token)
+					store.fails.Store(new(string))
+				}
+				checkLogoutAnswer(t, w, 400)
+				if w.Header().Get("Retry-After") == "" {
+					t.Error("no Retry-After")
+				}
+				time.Sleep(time.Minute)
+				w = a.logout(token)
+				checkLogoutAnswer(t, w, 200)
+				if signedIn(t, b) {
+					t.Error("the session lives")
+				}
+				w = a.logout(token)
+				checkLogoutAnswer(t, w, 400)
+				if w.Header().Get("Retry-After") != "" {
+					t.Error("a token that was used up is worth trying again")
+				}
+			})
+		})
+	}
+}
+
+// A brokenStore fails calls of one method.
+type brokenStore struct {
+	*memstore.Store
+	fails atomic.Pointer[string]
+}
+
+func (s *brokenStore) broken(op string) error {
+	if fails := s.fails.Load(); fails != nil && *fails == op {
+		return errStore
+	}
+	return nil
+}
+
+func (s *brokenStore) Load(ctx context.Context, key string) ([]byte, uint64, time.Time, bool, error) {
+	if err := s.broken("Load"); err != nil {
+		return nil, 0, time.Time{}, false, err
+	}
+	return s.Store.Load(ctx, key)
+}
+
+func (s *brokenStore) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	if err := s.broken("Create"); err != nil {
+		return false, err
+	}
+	return s.Store.Create(ctx, key, value, expires, end)
+}
+
+func (s *brokenStore) End(ctx context.Context, key string, version uint64, mark []byte, until time.Time) (bool, error) {
+	if err := s.broken("End"); err != nil {
+		return false, err
+	}
+	return s.Store.End(ctx, key, version, mark, until)
+}
+
+func (s *brokenStore) Tag(ctx context.Context, tag, key string, note []byte, until time.Time) error {
+	if err := s.broken("Tag"); err != nil {
+		return err
+	}
+	return s.Store.Tag(ctx, tag, key, note, until)
+}
+
+func (s *brokenStore) Tagged(ctx context.Context, tag string) (map[string][]byte, error) {
+	if err := s.broken("Tagged"); err != nil {
+		return nil, err
+	}
+	return s.Store.Tagged(ctx, tag)
 }
 
 // D9, D10: a login that is under way when the logout token comes does not

@@ -216,6 +216,18 @@ func TestStreamsEndWithTheToken(t *testing.T) {
 	}
 }
 
+// A process has a bound of its own, for streams of every kind.
+func TestStreamsBoundedPerProcess(t *testing.T) {
+	a, srv := streaming(t, bff.Upstream{}, setup{})
+	b := a.signIn("alice")
+	a.auth.FillStreams()
+	for path, header := range map[string]string{"/stream/ws": upgrade, "/stream/events": "", "/auth/events": ""} {
+		if _, status := open(t, srv, b, path, header); status != "HTTP/1.1 429 Too Many Requests" {
+			t.Errorf("GET %s = %s, want 429", path, status)
+		}
+	}
+}
+
 // Drain closes WebSockets with 1001, so that browsers come back.
 func TestDrainClosesWebSockets(t *testing.T) {
 	a, srv := streaming(t, bff.Upstream{}, setup{})

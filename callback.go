@@ -274,9 +274,13 @@ func (b *BFF) serveCallback(w http.ResponseWriter, r *http.Request) {
 	}
 	problem.Page = true
 	problem.LoginURL = b.paths.Login
-	e := Event{Kind: SignInRefused, Reason: problem.Reason, Err: problem.Err}
+	e := Event{Kind: SignInRefused, Subject: problem.subject, Reason: problem.Reason, Err: problem.Err}
 	switch problem.Reason {
 	case LoginExpired, LoginReplayed, LoginMismatch, BadRequest:
+		if problem.subject != "" { // it came as far as to a session
+			b.emit(r.Context(), r, e)
+			break
+		}
 		// A tab left over from another sign-in: whoever is signed in needs no
 		// explanation.
 		if s, _ := b.present(r); s != nil {
@@ -442,6 +446,9 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 	c, problem := b.signIn(ctx, at, tokens)
 	if problem != nil {
 		b.abandon(ctx, r, tokens)
+		if c != nil {
+			problem.subject = c.head.Subject
+		}
 		return problem
 	}
 	id := b.ring.Load().NewID(time.Now())
@@ -450,24 +457,30 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 	}
 	if problem := b.file(ctx, &id, c, device(r.UserAgent()), began); problem != nil {
 		b.abandon(ctx, r, tokens)
+		problem.subject = c.head.Subject
 		return problem
 	}
 	key := id.RecordKey()
 	if r.Context().Err() != nil { // check:client-gone
 		b.endKey(ctx, key, SessionRevoked)
 		b.abandon(ctx, r, tokens)
-		return newProblem(LoginExpired, r.Context().Err())
+		p := newProblem(LoginExpired, r.Context().Err())
+		p.subject = c.head.Subject
+		return p
 	}
 	// Invariant 6. The refresh token of the old session is not revoked: at
 	// some issuers all sign-ins of one browser share a grant.
 	if old, state := b.identify(r); state == cookieValid { // check:old-session
-		oldKey := old.RecordKey()
+		oldKey, subject := old.RecordKey(), ""
+		if rec, _, problem := b.load(ctx, &old, oldKey); problem == nil {
+			subject = rec.head.Subject
+		}
 		ended, err := b.endKey(ctx, oldKey, Replaced)
 		if err != nil {
 			b.log.LogAttrs(ctx, slog.LevelWarn, "the browser's old session was not ended", slog.Any("err", err))
 		}
 		if ended {
-			b.emit(ctx, r, Event{Kind: SessionEnded, Session: seal.Handle(oldKey), Reason: Replaced, By: ByUser})
+			b.emit(ctx, r, Event{Kind: SessionEnded, Subject: subject, Session: seal.Handle(oldKey), Reason: Replaced, By: ByUser})
 		}
 	}
 	b.limitSessions(ctx, r, c.head.Subject, key)
@@ -491,7 +504,8 @@ func (b *BFF) redeem(w http.ResponseWriter, r *http.Request, at *attempt, code s
 }
 
 // signIn makes the content of a session of a token response: it validates the
-// ID token, fetches userinfo, and asks the application.
+// ID token, fetches userinfo, and asks the application. With a problem it returns
+// what there is as soon as the ID token said who it is.
 func (b *BFF) signIn(ctx context.Context, at *attempt, tokens *issuer.TokenResponse) (*content, *Problem) {
 	want := issuer.Expect{Nonce: at.nonce, AccessToken: tokens.AccessToken, ACR: strings.Fields(at.ACRValues)}
 	if at.MaxAge >= 0 {
@@ -514,16 +528,16 @@ func (b *BFF) signIn(ctx context.Context, at *attempt, tokens *issuer.TokenRespo
 	b.lend(&c.head, tokens, time.Now())
 	c.head.End = tok.SessionExpiry
 	if err := b.learn(ctx, c, tok.Claims, tokens.AccessToken, false); err != nil {
-		return nil, issuerProblem(err)
+		return c, issuerProblem(err)
 	}
 	if err := b.ask(ctx, c, &Login{ReturnURL: at.ReturnURL}); err != nil { // check:on-login
 		var no *refusal
 		if errors.As(err, &no) {
 			p := newProblem(LoginRefused, err)
 			p.Detail = no.message
-			return nil, p
+			return c, p
 		}
-		return nil, newProblem(IssuerUnavailable, fmt.Errorf("OnLogin: %w", err))
+		return c, newProblem(IssuerUnavailable, fmt.Errorf("OnLogin: %w", err))
 	}
 	return c, nil
 }

@@ -542,7 +542,8 @@ func TestStaleTabs(t *testing.T) {
 // else is held up (D25).
 func TestLoginLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t, setup{})
+		tr := &trail{}
+		a := newApp(t, setup{config: bff.Config{OnEvent: tr.add}})
 		inner := a.handler
 		a.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rec := &recorder{header: http.Header{}, status: 200}
@@ -565,6 +566,9 @@ func TestLoginLoop(t *testing.T) {
 		}
 		if log := a.log.String(); strings.Count(log, `"reason":"login_loop","status":429`) != 1 {
 			t.Errorf("log: %s", log)
+		}
+		if list := tr.take(); list[len(list)-1].Kind != bff.LoginLoopStopped || !strings.Contains(a.log.String(), `"level":"WARN","msg":"login loop stopped"`) {
+			t.Errorf("events %+v, want the last to be login_loop_stopped", list)
 		}
 		a.handler = inner
 		a.signIn("bob")
@@ -596,7 +600,8 @@ func TestNoGrantLeftBehind(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := &hookedStore{Store: memstore.New(memstore.Options{})}
-				a := newApp(t, setup{config: bff.Config{Store: store, OnLogin: func(context.Context, *bff.Login) error { return c.hook }}})
+				tr := &trail{}
+				a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: tr.add, OnLogin: func(context.Context, *bff.Login) error { return c.hook }}})
 				live := 0
 				creates := 0
 				store.set(func(op string, do func() error) error {
@@ -640,6 +645,9 @@ func TestNoGrantLeftBehind(t *testing.T) {
 				if a.iss.Count("token") != 1 || a.iss.Count("revoke") != 1 || a.iss.LiveGrants() != 0 || live != 0 {
 					t.Errorf("%d token requests, %d revocations, %d live grants, %d sessions; want 1, 1, 0, 0",
 						a.iss.Count("token"), a.iss.Count("revoke"), a.iss.LiveGrants(), live)
+				}
+				if list := tr.take(); len(list) != 1 || list[0].Kind != bff.SignInRefused || list[0].Subject != a.iss.Grants()[0].Subject {
+					t.Errorf("events %+v, want one sign_in_refused with the subject", list)
 				}
 				if page := b.Page(); c.want == bff.LoginRefused && !strings.Contains(string(page.Body), "Ask Carol for access.") {
 					t.Errorf("the user is shown %s", page.Body)

@@ -17,3 +17,10 @@ func (f *frameReader) Held() int     { return len(f.header) }
 func NewSocket(upstream io.ReadWriteCloser) *Socket { return newSocket(upstream) }
 
 func (s *socket) End(code uint16, reason string) { s.end(code, reason) }
+
+// FillStreams makes as many streams open as a process may have.
+func (b *BFF) FillStreams() {
+	b.streams.mu.Lock()
+	defer b.streams.mu.Unlock()
+	b.streams.open = streamsMost
+}

@@ -103,6 +103,37 @@ func TestOwnSessions(t *testing.T) {
 	})
 }
 
+// Whoever wants to sign out elsewhere doesn't wait for the issuer, nor does a tab
+// that listens. What the issuer refuses ends the session as anywhere.
+func TestOwnSessionsWithIssuerDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		phone, laptop := a.signIn("alice"), a.signIn("alice")
+		time.Sleep(16 * time.Minute) // the access tokens have expired
+		a.iss.Down(true)
+		if r := laptop.Fetch("GET", "/api/x", nil, nil); r.Reason() != "issuer_unavailable" {
+			t.Fatalf("the API: %v, want issuer_unavailable", r)
+		}
+		f := listen(t, a, laptop)
+		synctest.Wait()
+		if f.ended() || f.status != 200 {
+			t.Errorf("GET /auth/events = %d", f.status)
+		}
+		if list := devices(t, laptop); len(list) != 2 {
+			t.Errorf("%d sessions are listed, want 2", len(list))
+		}
+		if r := laptop.Fetch("POST", "/auth/sessions/end-others", nil, nil); r.Status != 200 || signedIn(t, phone) {
+			t.Errorf("end-others = %v; the phone is signed in: %v", r, signedIn(t, phone))
+		}
+		a.iss.Down(false)
+		a.iss.Revoke("alice")
+		time.Sleep(time.Minute)
+		if r := laptop.Fetch("GET", "/auth/sessions", nil, nil); r.Reason() != "refresh_rejected" {
+			t.Errorf("revoked at the issuer: %v, want refresh_rejected", r)
+		}
+	})
+}
+
 // An administrator ends sessions (S308, S342), with nothing but the subject.
 func TestAdministratorEndsSessions(t *testing.T) {
 	synctest.Test(t, testAdministratorEndsSessions)
@@ -384,6 +415,8 @@ func testEventsOfEndings(t *testing.T) {
 		}
 	}
 	one, two := a.signIn("alice"), a.signIn("alice")
+	two.SignIn("alice")
+	expect("a sign-in in the same browser", "/auth/callback")
 	two.Fetch("POST", "/auth/sessions/end-others", nil, nil)
 	expect("end-others", "/auth/sessions/end-others")
 	handle := devices(t, two)[0]["handle"].(string)

@@ -1,6 +1,8 @@
 package bff_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 )
 
 // endSession returns the parameters with which a sign-out went to the issuer.
@@ -184,6 +187,114 @@ func TestSignOutWithIssuerDown(t *testing.T) {
 	}
 	a.iss.Down(false)
 	eventually(t, "the grant is revoked once the issuer is back", func() bool { return a.iss.LiveGrants() == 0 })
+}
+
+// D18: for an hour the cookie of a session that was ended gets the reason.
+func TestReasonLastsAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		b := a.signIn("alice")
+		cookie := sessionCookie(t, b)
+		signOut(b)
+		b.SetCookie(cookie)
+		time.Sleep(59 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+			t.Errorf("after 59 minutes: %v, want signed_out", r)
+		}
+		time.Sleep(2 * time.Minute)
+		if r := b.Fetch("GET", "/page", nil, nil); r.Status != 401 || r.Reason() == "signed_out" {
+			t.Errorf("after 61 minutes: %v, want another reason", r)
+		}
+	})
+}
+
+// RP-Initiated Logout 1.0, sections 2 and 4: an ID token that has expired is
+// still a hint. And an issuer that hangs when a token is to be revoked delays
+// nobody.
+func TestSignOutMuchLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{issuer: bfftest.Options{NoIDTokenOnRefresh: true}})
+		b := a.signIn("alice")
+		for range 4 {
+			time.Sleep(25 * time.Minute)
+			page(t, b, "GET")
+		}
+		heal := a.iss.Break("revoke", bfftest.Fault{Hang: true})
+		start := time.Now()
+		b.Post("/logout", nil)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		sent := false
+		for _, h := range b.Hops() {
+			if h.URL.Path != "/logout" {
+				continue
+			}
+			hint := strings.Split(endSession(t, a, h.Header.Get("Location")).Get("id_token_hint"), ".")
+			var claims struct{ Exp int64 }
+			if len(hint) == 3 {
+				payload, _ := base64.RawURLEncoding.DecodeString(hint[1])
+				json.Unmarshal(payload, &claims)
+			}
+			sent = claims.Exp > 0 && claims.Exp < time.Now().Unix()
+		}
+		if !sent || a.iss.Sessions() != 0 {
+			t.Errorf("an expired hint was sent: %v; %d sessions at the issuer", sent, a.iss.Sessions())
+		}
+		heal()
+		time.Sleep(time.Minute)
+		if n := a.iss.LiveGrants(); n != 0 {
+			t.Errorf("%d live grants a minute later", n)
+		}
+	})
+}
+
+// A store that ends the session and doesn't get to say so: the sign-out is told
+// of and goes on, to the revocation and the issuer.
+func TestSignOutWithAnUnclearAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trail{}
+		store := &hookedStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store, OnEvent: tr.add}})
+		b := a.signIn("alice")
+		tr.take()
+		store.set(func(op string, do func() error) error {
+			err := do()
+			if op == "End" {
+				return errStore
+			}
+			return err
+		})
+		r := signOut(b)
+		store.set(nil)
+		var out struct{ RedirectURL string }
+		if r.JSON(&out) != nil || !strings.HasPrefix(out.RedirectURL, a.iss.URL()+"/endsession?") {
+			t.Errorf("POST /logout = %v %s", r, r.Body)
+		}
+		if list := tr.take(); len(list) != 1 || list[0].Kind != bff.SessionEnded || list[0].Reason != bff.SignedOut {
+			t.Errorf("events %+v, want one session_ended", list)
+		}
+		synctest.Wait()
+		if n := a.iss.LiveGrants(); n != 0 {
+			t.Errorf("%d live grants", n)
+		}
+
+		// One that doesn't end it is no sign-out.
+		b = a.signIn("alice")
+		store.set(func(op string, do func() error) error {
+			if op == "End" {
+				return errStore
+			}
+			return do()
+		})
+		if r := signOut(b); r.Status != 503 {
+			t.Errorf("POST /logout = %v, want 503", r)
+		}
+		store.set(nil)
+		if !signedIn(t, b) {
+			t.Error("the session has ended")
+		}
+	})
 }
 
 // The way back from the issuer (S203, S268, S269): the state decides whether

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/agglestone/bff/internal/seal"
 )
 
 // A Reason says why a request was refused. The list is closed; docs/reasons.md
@@ -129,6 +131,8 @@ type Problem struct {
 
 	// Err is the cause, for logs. It is never shown. It holds no secret.
 	Err error
+
+	subject string // whose sign-in was refused, for the event
 }
 
 // newProblem returns the problem for reason, caused by err, which may be nil.
@@ -264,8 +268,8 @@ func (b *BFF) refuse(w http.ResponseWriter, r *http.Request, problem *Problem) {
 	b.log.LogAttrs(r.Context(), level, "request refused", attrs...)
 	if p.Reason == CSRF {
 		e := Event{Kind: CSRFRefused, Reason: CSRF}
-		if _, state := b.identify(r); state == cookieValid {
-			e.Request = requestInfo(r)
+		if id, state := b.identify(r); state == cookieValid {
+			e.Session, e.Request = seal.Handle(id.RecordKey()), requestInfo(r)
 			e.Request.ID = p.RequestID
 			b.emit(r.Context(), r, e)
 		} else {

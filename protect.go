@@ -23,8 +23,9 @@ type route struct {
 	navigation bool
 	passive    bool
 	fresh      bool // the cache may not answer
+	tokenless  bool // an issuer that can't be reached doesn't matter
 	maxAuthAge *time.Duration
-	acr        [][]string
+	acr        []string // any of them; nil: any at all
 }
 
 // answer is how somebody who isn't signed in is told.
@@ -154,7 +155,7 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 			}
 			now = time.Now()
 		}
-		if problem := b.keepFresh(r.Context(), s, now); problem != nil {
+		if problem := b.keepFresh(r.Context(), s, now); problem != nil && !(rt.tokenless && problem.Reason == IssuerUnavailable) {
 			return b.anonymous(r, rt, problem)
 		}
 	}

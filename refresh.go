@@ -544,10 +544,7 @@ func (r *refresher) conclude(ctx context.Context, rec *loaded) (*loaded, *Proble
 
 // endAt ends the session as a conclusion drawn from a version of its record.
 func (r *refresher) endAt(ctx context.Context, version uint64, subject string, why Reason) (*loaded, *Problem, bool) {
-	storeCtx, cancel := r.b.storeContext(ctx)
-	defer cancel()
-	ok, err := r.b.store.End(storeCtx, r.key, version, []byte(why), time.Now().Add(markKept))
-	r.b.changed(r.key)
+	ok, err := r.b.end(ctx, r.key, version, why)
 	if err != nil {
 		return nil, newProblem(StoreUnavailable, err), true
 	}

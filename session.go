@@ -549,9 +549,24 @@ func (b *BFF) extend(ctx context.Context, s *Session) *Problem {
 // endKey ends the session whose record key is given by command, whatever its
 // version. It reports whether there was one.
 func (b *BFF) endKey(ctx context.Context, key string, why Reason) (bool, error) {
-	ctx, cancel := b.storeContext(ctx)
-	defer cancel()
-	ok, err := b.store.End(ctx, key, 0, []byte(why), time.Now().Add(markKept))
+	return b.end(ctx, key, 0, why)
+}
+
+// end ends a session, at a version or, by command, at any. After an unclear
+// answer it looks whether it was done: otherwise nobody would be told of it, and
+// what is to follow, such as a revocation, would not.
+func (b *BFF) end(ctx context.Context, key string, version uint64, why Reason) (bool, error) {
+	storeCtx, cancel := b.storeContext(ctx)
+	ok, err := b.store.End(storeCtx, key, version, []byte(why), time.Now().Add(markKept))
+	cancel()
+	if err != nil {
+		storeCtx, cancel := b.storeContext(ctx)
+		mark, _, _, live, unclear := b.store.Load(storeCtx, key)
+		cancel()
+		if unclear == nil && !live && string(mark) == string(why) {
+			ok, err = true, nil
+		}
+	}
 	b.changed(key) // whatever the store reports, and when
 	return ok, err
 }

@@ -1,6 +1,7 @@
 package bff
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,7 +14,15 @@ import (
 // step_up, a page by a sign-in with max_age. An issuer that ignores max_age
 // leaves them at an error page (OpenID Connect Core 1.0, section 3.1.3.7, step
 // 13; RFC 9470).
+//
+// Config.ClockSkew is allowed for, as it is when the sign-in is checked: what
+// the one takes the other must not refuse, or an issuer whose clock is behind
+// would be asked again and again. So 0 stands for a sign-in just now. MaxAuthAge
+// panics if d is negative.
 func MaxAuthAge(d time.Duration) Option {
+	if d < 0 {
+		panic("bff: MaxAuthAge: " + d.String() + " is negative")
+	}
 	return func(rt *route) {
 		rt.maxAuthAge = &d
 		rt.fresh = true
@@ -22,12 +31,28 @@ func MaxAuthAge(d time.Duration) Option {
 
 // RequireACR admits users whose sign-in has one of the acr values. Others are
 // answered step_up, a page by a sign-in with acr_values. Given twice, both must
-// hold, and the second is asked for.
+// hold, and what both admit is asked for.
+//
+// RequireACR panics if it is given no values, or some that can't be asked for:
+// each is visible ASCII, all together are 256 characters at most. So does the
+// route that it is for, if nobody could get in by all that are given.
 func RequireACR(anyOf ...string) Option {
 	anyOf = slices.Clone(anyOf)
+	joined := strings.Join(anyOf, " ")
+	if joined == "" || cleanACR(joined) != joined || len(strings.Fields(joined)) != len(anyOf) {
+		panic(fmt.Sprintf("bff: RequireACR: %q can't be asked for by acr_values", anyOf))
+	}
 	return func(rt *route) {
-		rt.acr = append(rt.acr, anyOf)
 		rt.fresh = true
+		if rt.acr == nil {
+			rt.acr = anyOf
+			return
+		}
+		both := slices.DeleteFunc(slices.Clone(rt.acr), func(acr string) bool { return !slices.Contains(anyOf, acr) })
+		if len(both) == 0 {
+			panic(fmt.Sprintf("bff: RequireACR: no sign-in has one of %q and one of %q", rt.acr, anyOf))
+		}
+		rt.acr = both
 	}
 }
 
@@ -41,13 +66,13 @@ func (rt *route) stepUp(s *Session) *Problem {
 	lacks := false
 	if d := rt.maxAuthAge; d != nil {
 		// A session without auth_time is one of the year 1.
-		if time.Since(h.AuthTime) > *d { // check:max-auth-age
+		if time.Since(h.AuthTime)-s.b.cfg.ClockSkew > *d { // check:max-auth-age
 			p.MaxAge, lacks = d, true
 		}
 	}
-	for _, anyOf := range rt.acr {
-		if !slices.Contains(anyOf, h.ACR) { // check:require-acr
-			p.ACRValues, lacks = strings.Join(anyOf, " "), true
+	if rt.acr != nil {
+		if !slices.Contains(rt.acr, h.ACR) { // check:require-acr
+			p.ACRValues, lacks = strings.Join(rt.acr, " "), true
 		}
 	}
 	if !lacks {

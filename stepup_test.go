@@ -52,6 +52,79 @@ func TestMaxAuthAge(t *testing.T) {
 	})
 }
 
+// What the callback takes for recent enough the route takes, too: however little
+// is allowed, and however far the issuer's clock is behind, nobody is sent to
+// sign in again and again.
+func TestMaxAuthAgeAndTheClocks(t *testing.T) {
+	for name, c := range map[string]struct {
+		age    time.Duration
+		behind time.Duration // the issuer's clock
+		rests  time.Duration // between the sign-in and the page
+	}{
+		"just now":                   {age: 0, rests: 1800300 * time.Millisecond},
+		"just now, issuer behind":    {age: 0, behind: 20 * time.Second, rests: 30 * time.Minute},
+		"seconds, issuer behind":     {age: 10 * time.Second, behind: 20 * time.Second, rests: 30 * time.Minute},
+		"not yet old for the issuer": {age: 5 * time.Minute, behind: 20 * time.Second, rests: 290 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newApp(t, setup{mux: func(a *app, mux *http.ServeMux) {
+					mux.Handle("GET /recent", a.auth.ProtectFunc(whoami, bff.MaxAuthAge(c.age)))
+				}})
+				var signedInAt time.Time
+				a.iss.Break("token", idToken(func(t *bfftest.Token) { t.Claims["auth_time"] = signedInAt.Add(-c.behind).Unix() }))
+				signedInAt = time.Now()
+				b := a.signIn("alice")
+				time.Sleep(c.rests)
+				b.Navigate("/recent")
+				if strings.HasPrefix(b.Page().URL.String(), a.iss.URL()) {
+					signedInAt = time.Now()
+					b.Choose("alice")
+				}
+				if r := b.Page(); r.Status != 200 || !strings.HasPrefix(r.URL.String(), appURL+"/recent") {
+					t.Errorf("ends at %v with %v after %d authorization requests", r.URL, r, a.iss.Count("authorize"))
+				}
+				time.Sleep(c.age + 31*time.Second)
+				if r := b.Fetch("GET", "/recent", nil, nil); r.Reason() != "step_up" {
+					t.Errorf("31 seconds too late: %v, want step_up", r)
+				}
+			})
+		})
+	}
+}
+
+// What no sign-in can satisfy is a mistake in the program, and said at once:
+// whoever came there would sign in again and again.
+func TestStepUpThatNobodyCanTake(t *testing.T) {
+	a := newApp(t, setup{})
+	mustPanic(t, "a negative age", "MaxAuthAge: -1s is negative", func() { bff.MaxAuthAge(-time.Second) })
+	for name, acr := range map[string][]string{
+		"none": nil, "an empty one": {"gold", ""}, "two in one": {"gold platinum"}, "not ASCII": {"göld"}, "too long": {strings.Repeat("x", 257)},
+	} {
+		mustPanic(t, name, "can't be asked for", func() { bff.RequireACR(acr...) })
+	}
+	mustPanic(t, "two that exclude each other", "no sign-in has", func() {
+		a.auth.ProtectFunc(whoami, bff.RequireACR("gold"), bff.RequireACR("silver"))
+	})
+}
+
+// Of two demands that overlap, what both admit is asked for: an issuer that
+// grants the first of what it is asked would please one after the other.
+func TestRequireACRTwice(t *testing.T) {
+	a := newApp(t, setup{mux: func(a *app, mux *http.ServeMux) {
+		mux.Handle("GET /both", a.auth.ProtectFunc(whoami, bff.RequireACR("gold", "platinum"), bff.RequireACR("titanium", "platinum")))
+	}})
+	b := a.signIn("alice")
+	var p map[string]any
+	if r := b.Fetch("GET", "/both", nil, nil); r.JSON(&p) != nil || p["acrValues"] != "platinum" {
+		t.Errorf("asked for is %v, want platinum", p["acrValues"])
+	}
+	b.Navigate("/both")
+	if r := b.Choose("alice"); r.Status != 200 || b.Page().URL.Path != "/both" {
+		t.Errorf("ends at %v with %v after %d authorization requests", b.Page().URL, r, a.iss.Count("authorize"))
+	}
+}
+
 // D26: what was asked for is sealed into the attempt. An issuer that ignores it
 // leads to an error page, not to a loop, and the old session stays.
 func TestStepUpIgnoredByIssuer(t *testing.T) {

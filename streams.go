@@ -249,6 +249,10 @@ func (b *BFF) check(ctx context.Context, w *watched) {
 		}
 	case problem.Status == http.StatusUnauthorized:
 		state.over, state.why = true, problem
+		if unmarked := problem.Reason == SessionIdle || problem.Reason == NoSession; unmarked && !now.Before(w.end) {
+			// The end that the issuer sets isn't in the cookie.
+			state.why = newProblem(SessionExpired, ErrNoSession)
+		}
 		delete(st.sessions, w.key)
 		st.open -= len(w.streams)
 	case !now.Before(w.end): // check:stream-lifetime whatever the store would say

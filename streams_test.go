@@ -151,6 +151,26 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// The end that the issuer set is told as such, before and when it comes, whether
+// it came with the sign-in or with a refresh.
+func TestEventsOfTheIssuersEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		heal := a.iss.Break("token", claimAt("session_expiry", 40*time.Minute))
+		first := listen(t, a, a.signIn("alice"))
+		heal()
+		b := a.signIn("alice")
+		second := listen(t, a, b)
+		a.iss.Break("token", claimAt("session_expiry", 20*time.Minute))
+		time.Sleep(20 * time.Minute)
+		page(t, b, "GET") // refreshes
+		time.Sleep(21 * time.Minute)
+		synctest.Wait()
+		want(t, first, "expiring session_expired", "ended session_expired")
+		want(t, second, "expiring session_expired", "ended session_expired")
+	})
+}
+
 // A session that is ended by whatever means ends its streams on every replica,
 // within a second where the store tells of it, within a minute where it
 // can't (D31).
