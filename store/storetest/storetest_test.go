@@ -216,6 +216,31 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// What starts and stays in the process meanwhile is not taken for what Watch
+// left behind.
+func TestWatchEndsInABusyProcess(t *testing.T) {
+	i := slices.IndexFunc(rules, func(r rule) bool { return r.name == "watch-ends" })
+	synctest.Test(t, func(t *testing.T) {
+		failures := run(t.Context(), rules[i:i+1], func() []Store {
+			m := newModel("")
+			t.Cleanup(func() { close(m.gone) })
+			return []Store{&growing{m}}
+		}, Options{Synctest: true})
+		for _, f := range failures {
+			t.Error(f)
+		}
+	})
+}
+
+// growing keeps a goroutine for each call of Replace, as a client may for each
+// connection.
+type growing struct{ *model }
+
+func (g *growing) Replace(ctx context.Context, key string, version uint64, value []byte) (uint64, bool, error) {
+	go func() { <-g.gone }()
+	return g.model.Replace(ctx, key, version, value)
+}
+
 // A store that is only a store passes the rules for that.
 func TestBare(t *testing.T) {
 	Run(t, func(t *testing.T) Store { return bare{newModel("")} }, Options{Synctest: true, Keys: 2000})
