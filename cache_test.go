@@ -176,6 +176,28 @@ func TestCacheWithoutReports(t *testing.T) {
 	})
 }
 
+// D16: each kind of step-up reads past the cache.
+func TestCacheIsNotAskedForAStepUp(t *testing.T) {
+	for _, path := range []string{"/recent", "/gold"} {
+		synctest.Test(t, func(t *testing.T) {
+			store, iss, key := newRemoteStore(), bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+			s := setup{at: iss, mux: stepUps, config: bff.Config{Keys: []bff.Key{key}, Store: plainStore{store}, CacheSize: 100}}
+			a, other := newApp(t, s), newApp(t, s)
+			b := a.signIn("alice")
+			page(t, b, "GET")
+			if r := signOut(atOther(t, b, other)); r.Status != 200 {
+				t.Fatalf("POST /logout = %v", r)
+			}
+			if got := page(t, b, "GET"); got != 200 {
+				t.Fatalf("GET /page = %d: this is about a session in the cache", got)
+			}
+			if r := b.Fetch("GET", path, nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+				t.Errorf("GET %s after a sign-out elsewhere = %v, want 401 signed_out", path, r)
+			}
+		})
+	}
+}
+
 // With reports, a warm read costs no round trip however long ago the record was
 // read, and a sign-out elsewhere is known as soon as it is reported.
 func TestCacheWithReports(t *testing.T) {
