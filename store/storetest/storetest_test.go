@@ -84,6 +84,30 @@ func TestFailureSaysWhy(t *testing.T) {
 	}
 }
 
+// Whatever a rule waits for, it lets pass by Options.Advance.
+func TestAdvance(t *testing.T) {
+	for _, r := range rules {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			var passed atomic.Int64
+			failures := run(t.Context(), []rule{r}, func() []Store {
+				m := newModel("")
+				t.Cleanup(func() { close(m.gone) })
+				return []Store{m}
+			}, Options{Synctest: true, Keys: 100, Advance: func(d time.Duration) {
+				passed.Add(int64(d))
+				time.Sleep(d)
+			}})
+			for _, f := range failures {
+				t.Error(f)
+			}
+			if took, moved := time.Since(began), time.Duration(passed.Load()); took != moved {
+				t.Errorf("%s took %v, of which it let %v pass by Advance", r.name, took, moved)
+			}
+		})
+	}
+}
+
 // A rule gets longer ticks only where that may be what it lacks.
 func TestSlowMachine(t *testing.T) {
 	const tick = time.Minute
