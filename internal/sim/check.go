@@ -82,7 +82,7 @@ func (w *world) judge(x *use) {
 func (w *world) couldNote(first, next *use) bool {
 	r, u := first.by, first.token.family.u
 	return !r.killed && !w.stopped(r, first.left, next.left, 0) && !r.wasTroubled(u, first.left) && !w.records[w.sessions[u].key].lost &&
-		!w.stopped(next.by, next.claimed, next.at, 0) && next.fate == ""
+		!w.stopped(next.by, next.claimed, next.at, 0) && next.fate != comesLate
 }
 
 // excuse returns the named case that explains why a refresh token comes a
@@ -94,7 +94,7 @@ func (w *world) excuse(first, again *use, c *rec) string {
 	switch {
 	case c.lost:
 		return caseWrite
-	case first.fate != "" || again.fate != "":
+	case first.fate != "" || again.fate == comesLate:
 		return caseAnswer
 	case a.killed && !stored:
 		return caseCrash
