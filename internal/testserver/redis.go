@@ -368,8 +368,27 @@ func StartCluster(t testing.TB, server string, masters int, replicas bool, conf 
 			return err
 		})
 		Eventually(t, "replication", node.follows)
+		// A master that doesn't know its replica lets it take nothing over.
+		for _, other := range append(c.Masters, c.Replicas...) {
+			Eventually(t, "cluster", func() error { return other.knows(node.ID(), id) })
+		}
 	}
 	return c
+}
+
+// knows returns nil if a cluster's node r knows that the one is a replica of
+// the other.
+func (r *Redis) knows(replica, master string) error {
+	list, err := r.Do("CLUSTER", "NODES")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(list.(string)) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == replica && f[3] == master {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: does not know that %s is a replica of %s", r.Addr, replica, master)
 }
 
 // StartNode runs a node that belongs to no cluster yet.
@@ -378,7 +397,7 @@ func (c *Cluster) StartNode(server string, conf ...string) *Redis {
 	return StartRedis(c.t, server, append([]string{
 		"cluster-enabled yes",
 		"cluster-port " + strconv.Itoa(FreePort(c.t)),
-		"cluster-node-timeout 1000",
+		"cluster-node-timeout 5000", // milliseconds; less, and a busy machine makes a master fail that nobody killed
 		"cluster-config-file nodes.conf",
 	}, conf...)...)
 }
