@@ -138,9 +138,11 @@ type Config struct {
 	// KeySource, if set, is asked for the keys every KeySourceEvery, and by New
 	// if Keys is empty; a key management service is such a function. A key that
 	// turns up while the process runs opens at once, but seals only when it has
-	// been seen for two periods, since other replicas may not have it yet. An
-	// error, or keys that New would refuse, change nothing and are logged. It
-	// must honour its context.
+	// been seen for two periods, since other replicas may not have it yet. The
+	// answer that New gets is used as it is: where a process may start at any
+	// moment, a source puts a new key at the end, too, and in front once all
+	// have asked. An error, or keys that New would refuse, change nothing and
+	// are logged. It must honour its context.
 	KeySource func(context.Context) ([]Key, error)
 
 	// KeySourceEvery is how often KeySource is asked. Zero means 1 minute.

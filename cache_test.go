@@ -176,6 +176,28 @@ func TestCacheWithoutReports(t *testing.T) {
 	})
 }
 
+// D16: each kind of step-up reads past the cache.
+func TestCacheIsNotAskedForAStepUp(t *testing.T) {
+	for _, path := range []string{"/recent", "/gold"} {
+		synctest.Test(t, func(t *testing.T) {
+			store, iss, key := newRemoteStore(), bfftest.NewIssuer(bfftest.Options{}), bff.NewKey()
+			s := setup{at: iss, mux: stepUps, config: bff.Config{Keys: []bff.Key{key}, Store: plainStore{store}, CacheSize: 100}}
+			a, other := newApp(t, s), newApp(t, s)
+			b := a.signIn("alice")
+			page(t, b, "GET")
+			if r := signOut(atOther(t, b, other)); r.Status != 200 {
+				t.Fatalf("POST /logout = %v", r)
+			}
+			if got := page(t, b, "GET"); got != 200 {
+				t.Fatalf("GET /page = %d: this is about a session in the cache", got)
+			}
+			if r := b.Fetch("GET", path, nil, nil); r.Status != 401 || r.Reason() != "signed_out" {
+				t.Errorf("GET %s after a sign-out elsewhere = %v, want 401 signed_out", path, r)
+			}
+		})
+	}
+}
+
 // With reports, a warm read costs no round trip however long ago the record was
 // read, and a sign-out elsewhere is known as soon as it is reported.
 func TestCacheWithReports(t *testing.T) {
@@ -289,6 +311,51 @@ func TestCacheKeepsNoOvertakenLoad(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who waits for another replica's refresh is woken by the report of it, and asks
+// the store itself no more than once a second. Where nothing is known to be
+// reported, though the process is young, it asks more often than that.
+func TestWaiterIsWoken(t *testing.T) {
+	for name, tt := range map[string]struct {
+		deaf        bool
+		late        time.Duration
+		least, most int64
+	}{
+		"reports":    {false, 0, 8, 16},
+		"no-reports": {true, 250 * time.Millisecond, 30, 60},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newRemoteStore()
+				store.set(false, tt.deaf)
+				apps, at := fleet(t, 2, setup{
+					issuer: bfftest.Options{AccessTokenLifetime: 10 * time.Second},
+					config: bff.Config{Store: store, CacheMaxStale: time.Minute},
+				})
+				b := apps[0].signIn("alice")
+				other := at(1, b)
+				time.Sleep(11 * time.Second)
+				apps[0].iss.Break("token", bfftest.Fault{Times: 1, DelayAnswer: 8500 * time.Millisecond})
+				go b.Fetch("GET", "/api/x", nil, nil)
+				time.Sleep(100 * time.Millisecond)
+				start, before := time.Now(), store.loads.Load()
+				if r := other.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+					t.Fatalf("GET /api/x = %v", r)
+				}
+				const wait = 8400 * time.Millisecond
+				if took := time.Since(start); took < wait || took > wait+tt.late {
+					t.Errorf("it took %v, want %v and %v at most", took, wait, tt.late)
+				}
+				if n := store.loads.Load() - before; n < tt.least || n > tt.most {
+					t.Errorf("it made %d loads, want %d to %d", n, tt.least, tt.most)
+				}
+				if n := apps[0].iss.Count("token:refresh_token"); n != 1 {
+					t.Errorf("%d token requests, want 1", n)
+				}
+			})
+		})
+	}
 }
 
 // The cache holds no more than it was given room for, and one user's session

@@ -65,7 +65,8 @@ const provenAfter = 3
 func newKeyHistory(start []Key) *keyHistory {
 	h := &keyHistory{seen: make(map[string]int), set: start}
 	for _, k := range start {
-		h.seen[string(k.bytes)] = provenAfter // they were there before this process
+		// They were there before this process. How long, it can't know.
+		h.seen[string(k.bytes)] = provenAfter
 	}
 	return h
 }

@@ -255,6 +255,33 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// A key ID names a key to one relying party, and tells nobody else which key it
+// is, nor anything of it.
+func TestKeyIDTellsNothing(t *testing.T) {
+	k := newKey()
+	idOf := func(issuer, client string) string {
+		id := newRing(t, issuer, client, k).NewID(time.Now())
+		b, err := base64.RawURLEncoding.DecodeString(id.Cookie())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[1:5])
+	}
+	ours := idOf("https://op", "app")
+	if ours != idOf("https://op", "app") {
+		t.Error("two replicas name one key differently")
+	}
+	if ours == idOf("https://op", "other") || ours == idOf("https://other", "app") {
+		t.Error("two relying parties name one key alike")
+	}
+	digest := sha256.Sum256(k)
+	for what, b := range map[string][]byte{"the key": k, "its digest": digest[:]} {
+		if bytes.Contains(b, []byte(ours)) {
+			t.Errorf("the key ID is a part of %s", what)
+		}
+	}
+}
+
 // S451: the attempt's cookie expires, and opens under its own name only.
 func TestAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -82,7 +82,7 @@ func (w *world) judge(x *use) {
 func (w *world) couldNote(first, next *use) bool {
 	r, u := first.by, first.token.family.u
 	return !r.killed && !w.stopped(r, first.left, next.left, 0) && !r.wasTroubled(u, first.left) && !w.records[w.sessions[u].key].lost &&
-		!w.stopped(next.by, next.claimed, next.at, 0) && next.fate == ""
+		!w.stopped(next.by, next.claimed, next.at, 0) && next.fate != comesLate
 }
 
 // excuse returns the named case that explains why a refresh token comes a
@@ -94,17 +94,26 @@ func (w *world) excuse(first, again *use, c *rec) string {
 	switch {
 	case c.lost:
 		return caseWrite
-	case first.fate != "" || again.fate != "":
+	case first.fate != "" || again.fate == comesLate:
 		return caseAnswer
 	case a.killed && !stored:
 		return caseCrash
-	case w.stopped(a, first.claimed, again.at, time.Second) || w.stopped(b, again.claimed, again.at, time.Second):
+	case w.stopped(a, first.claimed, again.at, w.long()) || w.stopped(b, again.claimed, again.at, w.long()):
 		return casePause
 	case first.returned != 0 && !stored && a.wasTroubled(u, first.returned) && (w.kinds[cuts] || w.kinds[storeFaults]):
 		// Not where the store was away for all: then the holder is in time.
 		return caseCut
 	}
 	return ""
+}
+
+// long returns how long a replica must have been stopped for its claim to run
+// out: most of the claim's length, or what slow trips leave of it.
+func (w *world) long() time.Duration {
+	if w.kinds[slowTrips] {
+		return time.Second
+	}
+	return 10 * time.Second
 }
 
 // stopped reports whether r was stopped for at least d between two times.
@@ -196,7 +205,7 @@ func (w *world) lostFor(r *replica, s *session) string {
 			return caseCrash
 		case !w.waited(r, rt):
 			// The winner may yet write.
-		case w.stopped(x.by, x.claimed, w.now(), time.Second):
+		case w.stopped(x.by, x.claimed, w.now(), w.long()):
 			return casePause
 		case x.by.wasTroubled(s.u, x.returned) && x.returned != 0:
 			return caseCut

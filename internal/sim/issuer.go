@@ -73,6 +73,10 @@ type use struct {
 	excuse   string // for one that should not have been made
 }
 
+// comesLate is the fate of a request that the issuer sees after its sender has
+// given up, so that the next one may be there first.
+const comesLate = "it comes late"
+
 func newIssuer(w *world) *issuer {
 	return &issuer{w: w, codes: map[string]code{}, refresh: map[string]*refreshToken{}, forgeNext: map[int]bool{}}
 }
@@ -373,7 +377,7 @@ func (t wire) refresh(ctx context.Context, name string) (answer, error) {
 		case unclear, deaf:
 			x.fate = "its answer is lost"
 		case late:
-			x.fate = "it comes late"
+			x.fate = comesLate
 		}
 		if instead != nil && (instead.body == "" || strings.Contains(instead.body, "invalid_request") || strings.Contains(instead.body, "new_code")) && instead.status/100 == 4 {
 			w.sessions[u].refused++

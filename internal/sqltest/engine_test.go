@@ -153,8 +153,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 func far() time.Time { return time.Now().Add(24 * time.Hour) }
 
 // contract runs the whole suite on e, as two replicas that share it, and beside
-// others, since most of it waits. The million keys are for memory; here they
-// would only measure the disk.
+// others, since most of it waits. The million keys are TestMillionKeys' here.
 func contract(t *testing.T, e engine) {
 	t.Parallel()
 	first, second := e.open(t), e.open(t)

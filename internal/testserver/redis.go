@@ -203,8 +203,16 @@ type Sentinel struct {
 	t         testing.TB
 }
 
-// StartSentinel runs a master, one replica and three sentinels, which take half
-// a second to call the master down.
+// How long sentinels wait for a master's answer before they call it down: for
+// the test's whole life, so that a machine with much else to do makes them do
+// nothing that the test doesn't expect, until AwaitFailover wants it done.
+const (
+	sentinelPatience = "600000" // milliseconds
+	sentinelHaste    = "500"
+)
+
+// StartSentinel runs a master, one replica and three sentinels, which call the
+// master down when AwaitFailover is called, and not before.
 func StartSentinel(t testing.TB, server string, conf ...string) *Sentinel {
 	t.Helper()
 	s := &Sentinel{Name: "sessions", t: t}
@@ -213,7 +221,7 @@ func StartSentinel(t testing.TB, server string, conf ...string) *Sentinel {
 	for range 3 {
 		s.Sentinels = append(s.Sentinels, startRedis(t, server, true, []string{
 			fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 2", s.Name, master.Port),
-			fmt.Sprintf("sentinel down-after-milliseconds %s 500", s.Name),
+			fmt.Sprintf("sentinel down-after-milliseconds %s %s", s.Name, sentinelPatience),
 			fmt.Sprintf("sentinel failover-timeout %s 3000", s.Name),
 		}))
 	}
@@ -274,10 +282,12 @@ func (s *Sentinel) Master() *Redis {
 	return nil
 }
 
-// AwaitFailover waits until every sentinel that runs names another master than
-// old, which is one, and returns it.
+// AwaitFailover lets the sentinels call old down, unless it answers them, waits
+// until every one that runs names another master, which is one, and returns it.
 func (s *Sentinel) AwaitFailover(old *Redis) *Redis {
 	s.t.Helper()
+	s.callDownAfter(sentinelHaste)
+	defer s.callDownAfter(sentinelPatience)
 	var master *Redis
 	Eventually(s.t, "failover", func() error {
 		for i, sentinel := range s.Sentinels {
@@ -304,6 +314,16 @@ func (s *Sentinel) AwaitFailover(old *Redis) *Redis {
 		return err
 	})
 	return master
+}
+
+// callDownAfter sets how long the sentinels that run wait for an answer.
+func (s *Sentinel) callDownAfter(milliseconds string) {
+	s.t.Helper()
+	for _, sentinel := range s.Sentinels {
+		if sentinel.run != nil {
+			sentinel.Must("SENTINEL", "SET", s.Name, "down-after-milliseconds", milliseconds)
+		}
+	}
 }
 
 // Addrs returns the addresses of the sentinels.
@@ -348,8 +368,27 @@ func StartCluster(t testing.TB, server string, masters int, replicas bool, conf 
 			return err
 		})
 		Eventually(t, "replication", node.follows)
+		// A master that doesn't know its replica lets it take nothing over.
+		for _, other := range append(c.Masters, c.Replicas...) {
+			Eventually(t, "cluster", func() error { return other.knows(node.ID(), id) })
+		}
 	}
 	return c
+}
+
+// knows returns nil if a cluster's node r knows that the one is a replica of
+// the other.
+func (r *Redis) knows(replica, master string) error {
+	list, err := r.Do("CLUSTER", "NODES")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(list.(string)) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == replica && f[3] == master {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: does not know that %s is a replica of %s", r.Addr, replica, master)
 }
 
 // StartNode runs a node that belongs to no cluster yet.
@@ -358,7 +397,7 @@ func (c *Cluster) StartNode(server string, conf ...string) *Redis {
 	return StartRedis(c.t, server, append([]string{
 		"cluster-enabled yes",
 		"cluster-port " + strconv.Itoa(FreePort(c.t)),
-		"cluster-node-timeout 1000",
+		"cluster-node-timeout 5000", // milliseconds; less, and a busy machine makes a master fail that nobody killed
 		"cluster-config-file nodes.conf",
 	}, conf...)...)
 }

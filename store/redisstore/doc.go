@@ -54,7 +54,8 @@
 // again at once: it comes back empty, and until the others have told it that it
 // is a replica now, somebody may believe it.
 //
-// No read goes to a replica.
+// No read goes to a replica, but for the second or so in which a client has not
+// heard yet that its master has become one.
 //
 // # Faults
 //

@@ -18,8 +18,10 @@ import (
 type database struct {
 	answer func(ctx context.Context, query string, args []driver.NamedValue) (answer, error)
 
-	mu   sync.Mutex
-	sent []string
+	mu       sync.Mutex
+	sent     []string
+	prepared []string
+	closed   int // of those
 }
 
 type answer struct {
@@ -66,9 +68,15 @@ func (d *database) Driver() driver.Driver                        { return nil }
 
 type conn struct{ d *database }
 
-func (c conn) Prepare(query string) (driver.Stmt, error) { return stmt{c.d, query}, nil }
-func (c conn) Close() error                              { return nil }
-func (c conn) Begin() (driver.Tx, error)                 { return nil, errors.New("no transactions here") }
+func (c conn) Close() error              { return nil }
+func (c conn) Begin() (driver.Tx, error) { return nil, errors.New("no transactions here") }
+
+func (c conn) Prepare(query string) (driver.Stmt, error) {
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	c.d.prepared = append(c.d.prepared, query)
+	return stmt{c.d, query}, nil
+}
 
 func (c conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	a, err := c.d.run(ctx, query, args)
@@ -88,8 +96,14 @@ type stmt struct {
 	query string
 }
 
-func (s stmt) Close() error  { return nil }
 func (s stmt) NumInput() int { return -1 }
+
+func (s stmt) Close() error {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.d.closed++
+	return nil
+}
 
 func (s stmt) Exec([]driver.Value) (driver.Result, error) {
 	return nil, errors.New("without a context")

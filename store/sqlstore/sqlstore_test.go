@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -254,6 +255,51 @@ func TestRepeats(t *testing.T) {
 					t.Errorf("Replace after %q = %v, %v after %d statements; want %v after %d", test.err, ok, err, sent, wantOK, wantSent)
 				}
 			})
+		}
+	}
+}
+
+// A statement is prepared once on a connection, however often it is sent, and
+// given back by Close; with Unprepared none is.
+func TestPrepares(t *testing.T) {
+	for _, dialect := range dialects {
+		for _, unprepared := range []bool{false, true} {
+			d := &database{answer: func(_ context.Context, query string, _ []driver.NamedValue) (answer, error) {
+				if strings.HasPrefix(query, "SELECT value") {
+					return answer{rows: [][]driver.Value{{[]byte("v"), int64(1), int64(1), nil}}}, nil
+				}
+				return answer{affected: 1}, nil
+			}}
+			s := d.store(t, dialect, sqlstore.Options{Unprepared: unprepared})
+			ctx := t.Context()
+			const times = 5
+			for range times {
+				_, _, _, _, err1 := s.Load(ctx, "s")
+				_, err2 := s.Create(ctx, "s", nil, time.Now(), time.Now())
+				_, _, err3 := s.Replace(ctx, "s", 1, nil)
+				_, err4 := s.Touch(ctx, "s", time.Now())
+				_, err5 := s.End(ctx, "s", 0, []byte("m"), time.Now())
+				_, err6 := s.End(ctx, "s", 1, []byte("m"), time.Now())
+				_, err7 := s.Tagged(ctx, "t")
+				err := errors.Join(err1, err2, err3, err4, err5, err6, err7, s.Tag(ctx, "t", "s", nil, time.Now()), s.Untag(ctx, "t", "s"))
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Close()
+			d.mu.Lock()
+			want := 9
+			if unprepared {
+				want = 0
+			}
+			// While a sweep has the one connection, another is opened, and each
+			// statement prepared on that, too.
+			distinct := slices.Compact(slices.Sorted(slices.Values(d.prepared)))
+			if len(distinct) != want || len(d.prepared) > 2*want || d.closed != len(d.prepared) {
+				t.Errorf("%v, unprepared %v: %d statements were prepared %d times for %d calls each, and given back %d times; want %d",
+					dialect, unprepared, len(distinct), len(d.prepared), times, d.closed, want)
+			}
+			d.mu.Unlock()
 		}
 	}
 }

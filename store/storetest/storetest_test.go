@@ -84,6 +84,30 @@ func TestFailureSaysWhy(t *testing.T) {
 	}
 }
 
+// Whatever a rule waits for, it lets pass by Options.Advance.
+func TestAdvance(t *testing.T) {
+	for _, r := range rules {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			var passed atomic.Int64
+			failures := run(t.Context(), []rule{r}, func() []Store {
+				m := newModel("")
+				t.Cleanup(func() { close(m.gone) })
+				return []Store{m}
+			}, Options{Synctest: true, Keys: 100, Advance: func(d time.Duration) {
+				passed.Add(int64(d))
+				time.Sleep(d)
+			}})
+			for _, f := range failures {
+				t.Error(f)
+			}
+			if took, moved := time.Since(began), time.Duration(passed.Load()); took != moved {
+				t.Errorf("%s took %v, of which it let %v pass by Advance", r.name, took, moved)
+			}
+		})
+	}
+}
+
 // A rule gets longer ticks only where that may be what it lacks.
 func TestSlowMachine(t *testing.T) {
 	const tick = time.Minute
@@ -214,6 +238,31 @@ func TestBroken(t *testing.T) {
 		o.Second = func(t *testing.T, first Store) Store { return bare{first} }
 		Run(t, func(t *testing.T) Store { return newModel("") }, o)
 	}
+}
+
+// What starts and stays in the process meanwhile is not taken for what Watch
+// left behind.
+func TestWatchEndsInABusyProcess(t *testing.T) {
+	i := slices.IndexFunc(rules, func(r rule) bool { return r.name == "watch-ends" })
+	synctest.Test(t, func(t *testing.T) {
+		failures := run(t.Context(), rules[i:i+1], func() []Store {
+			m := newModel("")
+			t.Cleanup(func() { close(m.gone) })
+			return []Store{&growing{m}}
+		}, Options{Synctest: true})
+		for _, f := range failures {
+			t.Error(f)
+		}
+	})
+}
+
+// growing keeps a goroutine for each call of Replace, as a client may for each
+// connection.
+type growing struct{ *model }
+
+func (g *growing) Replace(ctx context.Context, key string, version uint64, value []byte) (uint64, bool, error) {
+	go func() { <-g.gone }()
+	return g.model.Replace(ctx, key, version, value)
 }
 
 // A store that is only a store passes the rules for that.

@@ -1,12 +1,15 @@
 package storetest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"runtime/pprof"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -428,6 +431,8 @@ func watchSlow(ctx context.Context, s *subject) error {
 	return cmp.Or(err, s.stop(w))
 }
 
+const watchLabel = "storetest-watch"
+
 func watchEnds(ctx context.Context, s *subject) error {
 	if err := s.create(ctx, "s", v1, s.far(), s.far()); err != nil {
 		return err
@@ -437,8 +442,14 @@ func watchEnds(ctx context.Context, s *subject) error {
 		return err
 	}
 	version := was.version
+	// By a label, which goes over to whatever Watch starts: what else runs in
+	// this process, such as other tests, comes and goes as it likes.
+	name := fmt.Sprintf("%p", s)
 	cycle := func() error {
-		w := s.watch(ctx, s.handles[0], s.opts.Tick/4, nil)
+		var w *watching
+		pprof.Do(ctx, pprof.Labels(watchLabel, name), func(ctx context.Context) {
+			w = s.watch(ctx, s.handles[0], s.opts.Tick/4, nil)
+		})
 		if err := cmp.Or(s.begun(w), s.stop(w)); err != nil {
 			return err
 		}
@@ -446,20 +457,47 @@ func watchEnds(ctx context.Context, s *subject) error {
 		s.opts.Advance(s.opts.Tick / 2)
 		return cmp.Or(err, s.stop(w)) // and nothing was reported since
 	}
-	if err := cycle(); err != nil {
-		return err
-	}
 	const cycles = 10
-	before := runtime.NumGoroutine()
 	for range cycles {
 		if err := cycle(); err != nil {
 			return err
 		}
 	}
-	if !s.until(func() bool { return runtime.NumGoroutine() < before+cycles/2 }) {
-		return fmt.Errorf("%d goroutines were there before %d calls of Watch, and %d are afterwards", before, cycles, runtime.NumGoroutine())
+	var left int
+	var err2 error
+	few := s.until(func() bool {
+		left, err2 = labelled(watchLabel, name)
+		return err2 != nil || left < cycles/2
+	})
+	switch {
+	case err2 != nil:
+		return err2
+	case !few:
+		return fmt.Errorf("after %d calls of Watch, which have returned, %d goroutines that they started go on", cycles, left)
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	return s.stop(s.watch(cancelled, s.handles[0], s.opts.Tick, nil))
+}
+
+// labelled returns how many goroutines have that label.
+func labelled(key, value string) (n int, err error) {
+	var profile bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
+		return 0, err
+	}
+	// Goroutines that are alike are told together, as "2 @ 0x43a5f6 ..." and a
+	// line with their labels.
+	alike := 0
+	for line := range strings.Lines(profile.String()) {
+		if count, _, ok := strings.Cut(line, " @ "); ok {
+			if alike, err = strconv.Atoi(count); err != nil {
+				return 0, err
+			}
+		}
+		if labels, ok := strings.CutPrefix(line, "# labels: "); ok && strings.Contains(labels, fmt.Sprintf("%q:%q", key, value)) {
+			n += alike
+		}
+	}
+	return n, nil
 }
