@@ -156,27 +156,30 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// Many replicas want the same claim, and one of them gets it.
+// Many replicas want the same claim, and one of them gets it. Beside them the
+// bare client's SET of the same bytes under the same key.
 func BenchmarkContendedClaim(b *testing.B) {
-	s, _ := benchStore(b)
-	var won atomic.Int64
+	s, r := benchStore(b)
+	bare, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.Addr}, DisableCache: true, AlwaysPipelining: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer bare.Close()
 	_, version, _, _, err := s.Load(b.Context(), benchKey(0))
 	if err != nil {
 		b.Fatal(err)
 	}
 	var current atomic.Uint64
 	current.Store(version)
-	b.ResetTimer()
-	took := spread(b, 64, b.N, func(ctx context.Context, i int64) error {
+	beside(b, 64, func(ctx context.Context, _ int64) error {
+		return bare.Do(ctx, bare.B().Set().Key("bare:"+benchKey(0)).Value(string(benchValue)).ExSeconds(3600).Build()).Error()
+	}, func(ctx context.Context, _ int64) error {
 		next, ok, err := s.Replace(ctx, benchKey(0), current.Load(), benchValue)
 		if ok {
-			won.Add(1)
 			current.Store(next)
 		}
 		return err
 	})
-	b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/op")
-	b.ReportMetric(float64(won.Load())/float64(b.N), "won/op")
 }
 
 // One subject with ten thousand sessions: to find them, and to end them all.

@@ -22,18 +22,25 @@ type group struct {
 // figures are times; the others are counted once.
 var groups = []group{
 	{"internal/bench", "^Benchmark(Protect|ProtectWarm|Forged|SignIn)$", "1s"},
+	{"internal/bench", "^BenchmarkProtectRedis$", "20000x"},
 	{"internal/bench", "^BenchmarkProxy$", "20000x"},
 	{"internal/bench", "^BenchmarkPeers$/^protocol=h1$/^size=(1|100)KB$/^conns=256$", "20000x"},
 	{"internal/bench", "^BenchmarkRefreshStorm$", "20x"},
 	{"internal/bench", "^Benchmark(Memory|Events)$", "1x"},
 	{"internal/bench", "^BenchmarkEndSessions$", "5x"},
 	{"store/redisstore", "^BenchmarkLoad$", "20000x"},
+	{"store/redisstore", "^BenchmarkContendedClaim$", "20000x"},
 	{"store/redisstore", "^BenchmarkTagged$/^End$", "3x"},
-	{"internal/sqltest", "^BenchmarkLoad$/^(postgres|mariadb)$", "5000x"},
+	{"internal/sqltest", "^BenchmarkLoad$", "5000x"},
 	{"internal/sqltest", "^BenchmarkEndTagged$/^(postgres|mariadb)$", "1x"},
 }
 
 var rows = []row{
+	{
+		"`Protect`, memory store of 1,000 sessions",
+		figure{"Protect/bff/token=1KB/sessions=1000", "cpu-ns/op"}, figure{"Protect/bare", "cpu-ns/op"}, "the handler by itself",
+	},
+	{"allocations", figure{"Protect/bff/token=1KB/sessions=1000", "allocs/op"}, figure{"Protect/bare", "allocs/op"}, "the same"},
 	protect("`Protect`, memory store of 1,000 sessions", "token=1KB/sessions=1000", "cpu-ns/op"),
 	protect("the same of 1,000,000, asked for at random", "token=1KB/sessions=1000000", "cpu-ns/op"),
 	protect("the same of 1,000, access tokens of 16 KB", "token=16KB/sessions=1000", "cpu-ns/op"),
@@ -46,6 +53,8 @@ var rows = []row{
 		"the same, 100,000 sessions in the cache",
 		figure{"ProtectWarm/sessions=100000", "cpu-ns/op"}, figure{"Protect/bff/token=1KB/sessions=1000000", "cpu-ns/op"}, "1,000,000 in the store",
 	},
+	{"`Protect`, Redis", figure{"ProtectRedis/bff", "ns/op"}, figure{"ProtectRedis/bare", "ns/op"}, "rueidis, GET of as much"},
+	{"the same with `CacheSize`", figure{"ProtectRedis/cached", "ns/op"}, figure{"ProtectRedis/bare", "ns/op"}, "the same"},
 	{"a forged cookie: 401 without a look at the store", figure{"Forged/bff", "cpu-ns/op"}, figure{"Forged/scs", "cpu-ns/op"}, "scs, which looks it up"},
 
 	{"`Proxy`, 1 KB", figure{"Proxy/bff", "cpu-ns/op"}, figure{"Proxy/bare", "cpu-ns/op"}, "`httputil.ReverseProxy`, tuned"},
@@ -79,10 +88,15 @@ var rows = []row{
 
 	{"`Load`, Redis, 1 goroutine", figure{"Load/1", "ns/op"}, figure{"Load/1", "bare-ns/op"}, "rueidis, GET"},
 	{"the same, 64 goroutines", figure{"Load/64", "ns/op"}, figure{"Load/64", "bare-ns/op"}, "rueidis, GET"},
+	{"64 goroutines claim one refresh, Redis: each try", figure{"ContendedClaim", "ns/op"}, figure{"ContendedClaim", "bare-ns/op"}, "rueidis, SET"},
 	load("`Load`, PostgreSQL, 1 goroutine", "postgres/1"),
 	load("the same, 64 goroutines", "postgres/64"),
 	load("`Load`, MariaDB, 1 goroutine", "mariadb/1"),
 	load("the same, 64 goroutines", "mariadb/64"),
+	load("`Load`, PostgreSQL behind PgBouncer, 1 goroutine", "pgbouncer/1"),
+	load("the same, 64 goroutines", "pgbouncer/64"),
+	load("`Load`, SQLite, 1 goroutine", "sqlite/1"),
+	load("the same, 64 goroutines", "sqlite/64"),
 }
 
 func protect(what, which, unit string) row {
