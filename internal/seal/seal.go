@@ -197,7 +197,7 @@ func (id *ID) RecordKey() string {
 	var b [128]byte
 	in := append(append(b[:0], id.ring.prefix...), id.secret[:]...)
 	digest := sha256.Sum256(in)
-	var out [1 + 43]byte
+	var out [recordKeySize]byte
 	out[0] = 's'
 	base64.RawURLEncoding.Encode(out[1:], digest[:])
 	return string(out[:])
@@ -226,6 +226,7 @@ func (id *ID) ValidCSRFToken(token string) bool {
 const (
 	recordVersion = 1
 	recordHeader  = 1 + 4 + nonceSize
+	recordKeySize = 1 + 43 // of a SHA-256 in base64url
 	nonceSize     = 12
 	tagSize       = 16
 	maxParts      = 8
@@ -278,13 +279,15 @@ func (id *ID) Seal(parts ...[]byte) ([]byte, error) {
 	ad := additionalData(id.RecordKey(), len(parts))
 	for i, p := range parts {
 		nonce[nonceSize-1] = byte(i)
-		out = aead.Seal(out, nonce[:], p, ad)
+		out = aead.Seal(out, nonce[:], p, ad[:])
 	}
 	return out, nil
 }
 
-func additionalData(recordKey string, parts int) []byte {
-	return append([]byte(recordKey), byte(parts))
+func additionalData(recordKey string, parts int) (ad [recordKeySize + 1]byte) {
+	copy(ad[:], recordKey)
+	ad[recordKeySize] = byte(parts)
+	return ad
 }
 
 // A Record is a sealed record whose parts can be opened. It is safe for
@@ -292,14 +295,14 @@ func additionalData(recordKey string, parts int) []byte {
 type Record struct {
 	aead  cipher.AEAD
 	value []byte
-	ad    []byte
+	ad    [recordKeySize + 1]byte
 	ends  [maxParts]int // of the parts, in value
 	first int           // where they begin
 }
 
 // Open reads a sealed record of n parts. It opens none of them.
 func (id *ID) Open(recordKey string, value []byte, n int) (rec Record, err error) {
-	if n < 1 || n > maxParts || len(value) < recordHeader+4*(n-1) ||
+	if n < 1 || n > maxParts || len(recordKey) != recordKeySize || len(value) < recordHeader+4*(n-1) ||
 		value[0] != recordVersion || value[recordHeader-1] != 0 || string(value[1:5]) != string(id.key.id[:]) { // check:record-header
 		return Record{}, errRecord
 	}
@@ -328,7 +331,7 @@ func (r *Record) Part(dst []byte, i int) ([]byte, error) {
 		begin, nonce = r.ends[i-1], bytes.Clone(nonce)
 		nonce[nonceSize-1] = byte(i)
 	}
-	out, err := r.aead.Open(dst, nonce, r.value[begin:r.ends[i]], r.ad)
+	out, err := r.aead.Open(dst, nonce, r.value[begin:r.ends[i]], r.ad[:])
 	if err != nil {
 		return nil, errRecord
 	}
