@@ -242,7 +242,7 @@ func TestInformationalAnswersAndTrailers(t *testing.T) {
 func TestTokenEcho(t *testing.T) {
 	var answer string
 	base := scripted(t, func() string { return answer })
-	s := serve(t, bff.Upstream{URL: base, BlockTokenEcho: true}, bff.Upstream{URL: base, Path: "/open"})
+	s := serve(t, bff.Upstream{URL: base, BlockTokenEcho: true, WebSocket: true}, bff.Upstream{URL: base, Path: "/open"})
 	const head = "HTTP/1.1 200 OK\r\nConnection: close\r\n"
 	chunks := func(s string, n int) string {
 		var b strings.Builder
@@ -296,7 +296,13 @@ func TestTokenEcho(t *testing.T) {
 			t.Errorf("in chunks of %d, clean: %v, %d bytes of %d", n, err, len(body), len(clean))
 		}
 	}
+	// An answer that refuses to switch to WebSocket is one like any other.
 	answer = head + "\r\n$TOKEN"
+	c, br := s.dial()
+	s.upgrade(c, "/x")
+	if all, err := io.ReadAll(br); err != nil || leaks(string(all)) {
+		t.Errorf("to a WebSocket: %v, and the token out: %v", err, leaks(string(all)))
+	}
 	if _, body, err := s.get("/open"); err != nil || !leaks(body) {
 		t.Errorf("without the choice: %v, %.50q; is the test able to see a token?", err, body)
 	}

@@ -35,7 +35,10 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 			}
 			s.end(closeSessionEnded, string(st.why.Reason))
 		}
-		closed = func(f func()) { res.Body = &boundSocket{s, onClose{f: f}} }
+		closed = func(call func()) {
+			bound := &boundSocket{s, onClose{f: call}}
+			res.Body, f.switched = bound, bound
+		}
 	case isEventStream(res):
 		s := &eventStream{ReadCloser: res.Body}
 		end = func(streamState) {
@@ -43,7 +46,7 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 			f.watch.cut(closeGrace)
 			f.watch.cancel(nil) // ends a Read that waits
 		}
-		closed = func(f func()) { s.onClose.f = f; res.Body = s }
+		closed = func(call func()) { s.onClose.f = call; res.Body = s }
 	default:
 		return nil
 	}

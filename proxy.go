@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -99,6 +100,7 @@ type forwarded struct {
 	response   responseBody
 	forward1xx func(int, textproto.MIMEHeader) error // ReverseProxy's
 	count1xx   int
+	switched   io.Closer // the upstream's connection, if it switched protocols
 }
 
 type forwardedKey struct{}
@@ -130,7 +132,17 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
 	if p.t.MaxRequestBody > 0 {
 		out.Body = http.MaxBytesReader(w, r.Body, p.t.MaxRequestBody)
 	}
+	defer f.hangUp()
 	p.reverse.ServeHTTP(w, out)
+}
+
+// hangUp closes what an upstream switched protocols on. ReverseProxy doesn't if
+// it can't pass the switch on: the protocol is not the one that was asked for,
+// or the writer is no http.Hijacker.
+func (f *forwarded) hangUp() {
+	if f.switched != nil {
+		f.switched.Close()
+	}
 }
 
 // prepare decides whether r is forwarded, where, and with which token.
@@ -187,9 +199,23 @@ func validQuery(raw string) bool {
 }
 
 // isWebSocket reports whether r asks for WebSocket and nothing else (RFC 6455,
-// section 4.1).
+// section 4.1). Without Connection naming it, Upgrade is a header like any other
+// (RFC 9110, section 7.8), and goes no further.
 func isWebSocket(r *http.Request) bool {
-	return r.Method == http.MethodGet && len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
+	return r.Method == http.MethodGet && len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket") &&
+		connects(r.Header)
+}
+
+// connects reports whether Connection names Upgrade.
+func connects(h http.Header) bool {
+	for _, line := range h["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rewrite makes the upstream's request of the browser's. ReverseProxy has

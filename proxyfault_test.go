@@ -94,7 +94,7 @@ func says(answer string) func(*net.TCPConn, *bufio.Reader) {
 }
 
 // ended waits until the other side has closed the connection.
-func ended(c net.Conn) { io.Copy(io.Discard, c) }
+func ended(c io.Reader) { io.Copy(io.Discard, c) }
 
 // Whatever an upstream does wrong is answered for what it is, or breaks the
 // answer off where that has begun; it is never taken for a whole answer, ends no

@@ -281,6 +281,7 @@ func (pt proxyTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	f.watch.enter(passing)
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
+		f.switched = rw
 		res.Body = &tunnel{rw, &f.watch}
 	} else {
 		f.response = responseBody{res.Body, f, res}
