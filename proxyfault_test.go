@@ -485,9 +485,7 @@ func TestEarlyAnswer(t *testing.T) {
 			return
 		}
 		io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull")
-		// To close with something unread would reset the connection, and lose
-		// the answer with it.
-		io.Copy(io.Discard, r.Body)
+		io.Copy(io.Discard, r.Body) // and hears the rest out
 	})
 	c, err := net.Dial("tcp", s.srv.Listener.Addr().String())
 	if err != nil {
@@ -510,6 +508,41 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 	c.Close()
 	<-sent
+}
+
+// It is heard, too, if it resets the connection behind its answer, as servers
+// do that close it with something unread: the answer has arrived by then.
+func TestEarlyAnswerBeforeReset(t *testing.T) {
+	f := newFaulty(t)
+	s := serve(t, bff.Upstream{URL: f.url, IdleTimeout: 10 * time.Second})
+	full := strings.Repeat("full", 10<<10)
+	f.set(func(c *net.TCPConn, br *bufio.Reader) {
+		r, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, r.Body, 1<<20); err == nil {
+			fmt.Fprintf(c, "HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(full), full)
+		}
+	})
+	for i := range 30 {
+		c, br := s.dial()
+		fmt.Fprintf(c, "POST /x HTTP/1.1\r\nHost: x\r\nCookie: %s=%s\r\nX-CSRF: 1\r\nContent-Length: 1073741824\r\n\r\n", s.cookie.Name, s.cookie.Value)
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			io.CopyN(c, zeros{}, 1<<30)
+		}()
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); res.StatusCode != 413 || string(body) != full {
+			t.Errorf("request %d: %s %d bytes, %v", i, res.Status, len(body), err)
+		}
+		c.Close()
+		<-sent
+	}
 }
 
 // The time-outs, by the clock of a bubble: how long each is, from when it
