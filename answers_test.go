@@ -132,6 +132,7 @@ func TestResponseHygiene(t *testing.T) {
 			up.ResponseHeaders = bff.HeaderRules{Drop: []string{"*"}, Pass: []string{"content-type", "Www-Authenticate"}}
 		}),
 		row("/as-is", func(up *bff.Upstream) { up.PassLocation = true }),
+		row("/part", func(up *bff.Upstream) { up.URL, up.StripPrefix = base, "" }),
 	)
 	for _, c := range []struct {
 		name, rule, path string
@@ -171,6 +172,9 @@ func TestResponseHygiene(t *testing.T) {
 		{"redirect-to-a-script", "issue 5", "/api", "302 Found", []string{"Location: javascript:alert(1)"}, []string{"Cache-Control: no-store"}},
 		{"redirect-twice", "issue 5", "/api", "302 Found", []string{"Location: /v1/a", "Location: https://evil.example/"}, []string{"Cache-Control: no-store"}},
 		{"redirect-malformed", "issue 5", "/api", "302 Found", []string{"Location: http://[::1"}, []string{"Cache-Control: no-store"}},
+		{"redirect-to-what-we-proxy", "issue 5", "/part", "302 Found", []string{"Location: /part/y"}, []string{"Cache-Control: no-store", "Location: /part/y"}},
+		{"redirect-to-what-we-proxy-not", "issue 5", "/part", "302 Found", []string{"Location: /logout"}, []string{"Cache-Control: no-store"}},
+		{"redirect-beside-what-we-proxy", "issue 5", "/part", "302 Found", []string{"Location: /party"}, []string{"Cache-Control: no-store"}},
 		{"redirect-as-it-is", "issue 5", "/as-is", "302 Found", []string{"Location: /elsewhere"}, []string{"Cache-Control: no-store", "Location: /elsewhere"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

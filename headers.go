@@ -368,6 +368,9 @@ func (f *forwarded) mapLocation(res *http.Response) {
 	}
 	rest, _ := below(u.EscapedPath(), f.t.base)
 	location := f.t.StripPrefix + rest
+	if _, ok := below(location, f.t.Path); !ok { // check:location-path
+		return
+	}
 	if location == "" {
 		location = "/"
 	}

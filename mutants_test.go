@@ -46,6 +46,7 @@ var guards = map[string]string{
 	"informational":              "TestFaultyUpstream/informational-without-end",
 	"lifetime":                   "TestRecordPastItsEnd",
 	"location":                   "TestResponseHygiene",
+	"location-path":              "TestResponseHygiene",
 	"login-loop":                 "TestLoginLoop",
 	"login-navigation":           "TestLoginIsNavigation/prefetch",
 	"login-param":                "TestAuthorizationRequest/a_control_character",

@@ -94,8 +94,8 @@ type Upstream struct {
 
 	// PassLocation leaves the Location of an answer as it is. Without it, one
 	// under URL is mapped to the path that leads there through us, one elsewhere
-	// on the upstream's own origin is dropped, and one to another origin is
-	// passed on. Redirects are never followed.
+	// on the upstream's own origin, or beside Path, is dropped, and one to
+	// another origin is passed on. Redirects are never followed.
 	PassLocation bool
 
 	// BlockTokenEcho breaks off an answer that repeats the token it was sent, in
