@@ -281,10 +281,12 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	f.mapLocation(res)
 	f.cleanHeader(h)
 	f.cleanTrailer(res.Trailer) // the names that it announces
-	if len(h["Content-Type"]) == 0 {
+	if untyped(h["Content-Type"]) {
 		// Neither net/http nor a browser is to guess: what an API answers would
 		// be taken for a page of ours.
-		f.w.Header()["Content-Type"] = nil
+		if len(h["Content-Type"]) == 0 {
+			f.w.Header()["Content-Type"] = nil
+		}
 		h["X-Content-Type-Options"] = noSniff
 	}
 	if !f.t.Cache {
@@ -307,6 +309,17 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 		}
 	}
 	return nil
+}
+
+// untyped reports whether a browser would guess what an answer is (MIME
+// Sniffing, section 7): it has no type, one that is none, or several.
+func untyped(types []string) bool {
+	if len(types) != 1 {
+		return true
+	}
+	kind, _, _ := strings.Cut(types[0], ";")
+	major, minor, _ := strings.Cut(strings.ToLower(strings.TrimSpace(kind)), "/")
+	return major == "" || minor == "" || major == "*" || minor == "unknown"
 }
 
 // cleanHeader removes what may not pass from the header of an answer.
