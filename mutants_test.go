@@ -94,6 +94,7 @@ var guards = map[string]string{
 	"token-expiry":               "TestNoRefreshToken",
 	"trailer":                    "TestProxyResponseHeaders",
 	"upstream-anonymous":         "TestUpstreamValidate/anonymous-user",
+	"upstream-client-optional":   "TestUpstreamValidate/client-optional",
 	"upstream-csrf-token":        "TestTable",
 	"upstream-method":            "TestUpstreamValidate/methods-trace",
 	"upstream-none":              "TestUpstreamValidate/none-with-groups",

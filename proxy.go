@@ -30,8 +30,8 @@ import (
 // stronger sign-in (RFC 9470) is answered with step_up.
 //
 // Proxy takes the options of [BFF.Protect], on top of what up says; with
-// Optional, a request without a session is forwarded without a token. It panics
-// if up is not valid, as http.ServeMux does for a bad pattern: see
+// Optional, which an up that needs Client can't have, a request without a
+// session is forwarded without a token. It panics if up is not valid, as http.ServeMux does for a bad pattern: see
 // [Upstream.Validate].
 func (b *BFF) Proxy(up Upstream, opts ...Option) http.Handler {
 	t, err := newTarget(up, opts...)

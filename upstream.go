@@ -339,9 +339,10 @@ func (t *target) checkNeeds() error {
 		if t.Tokens == nil { // check:upstream-tokens
 			return errors.New("Tokens is nil; an upstream that needs Client must say where the application's own token comes from")
 		}
-		if t.InsecureAnonymousClient {
-			t.rt.optional = true
+		if t.rt.optional && !t.InsecureAnonymousClient { // check:upstream-client-optional
+			return errors.New("Options has Optional; to let anybody use the application's own token, set InsecureAnonymousClient")
 		}
+		t.rt.optional = t.InsecureAnonymousClient
 	case None:
 		if t.Tokens != nil || len(t.Groups)+len(t.Options)+len(t.Cookies)+len(t.SetCookies) > 0 || t.RequireCSRFToken ||
 			t.UserIDHeader != "" || t.UserGroupsHeader != "" { // check:upstream-none

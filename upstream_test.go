@@ -48,6 +48,8 @@ func TestUpstreamValidate(t *testing.T) {
 		{"needs-odd", bff.Upstream{URL: api, Needs: 7}, "Needs is 7"},
 		{"client-without-tokens", bff.Upstream{URL: api, Needs: bff.Client}, "Tokens is nil"},
 		{"client", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}}, ""},
+		{"client-optional", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}, Options: []bff.Option{bff.Optional()}}, "InsecureAnonymousClient"},
+		{"client-anonymous", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}, InsecureAnonymousClient: true}, ""},
 		{"anonymous-user", bff.Upstream{URL: api, InsecureAnonymousClient: true}, "InsecureAnonymousClient"},
 		{"none-with-groups", bff.Upstream{URL: api, Needs: bff.None, Groups: []string{"Admin"}}, "Needs is None"},
 		{"none-with-options", bff.Upstream{URL: api, Needs: bff.None, Options: []bff.Option{bff.RequireGroup("Admin")}}, "Needs is None"},
