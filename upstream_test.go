@@ -127,6 +127,19 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 	if got, want := table.Paths(), []string{"/api/users", "/assets", "/jobs", "/api", "/hub", "/x"}; !slices.Equal(got, want) {
 		t.Errorf("Paths() = %q, want %q", got, want)
 	}
+	if got, want := table.Routes()[:3], []string{"DELETE PUT /api/users", "GET HEAD /api/users", "GET HEAD /assets"}; !slices.Equal(got, want) {
+		t.Errorf("Routes() = %q, want %q", got, want)
+	}
+	said := a.auth.Upstreams(
+		bff.Upstream{URL: base, Path: "/a", Options: []bff.Option{bff.RequireACR("gold", "silver"), bff.MaxAuthAge(5 * time.Minute)}},
+		bff.Upstream{URL: base, Path: "/b", Options: []bff.Option{bff.Optional()}, Cookies: []string{"theme"}, SetCookies: []string{"theme", "lang"}},
+		bff.Upstream{URL: base, Path: "/c", UserIDHeader: "X-User-Id", UserGroupsHeader: "X-User-Groups", BlockTokenEcho: true},
+	).String()
+	for _, want := range []string{"  acr gold|silver, sign-in within 5m0s  ", "  OPTIONAL, cookies theme, sets theme|lang  ", "  user in X-User-Id, groups in X-User-Groups, no echo  "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("String() = %s\nwant %q in it", said, want)
+		}
+	}
 	a.handler = a.auth.Routes(table)
 	bob, alice := a.signIn("bob"), a.signIn("alice")
 	token := http.Header{"X-Csrf-Token": {session(t, alice)["csrfToken"].(string)}}
@@ -167,7 +180,7 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 			t.Errorf("%s %s arrived %d times, at %s; want once, at %s", c.method, c.path, n, a.api.last().URL, c.at)
 		}
 	}
-	bfftest.CheckRoutes(t, alice, table.Paths(), map[string]bfftest.Answers{
+	bfftest.CheckRoutes(t, alice, table.Routes(), map[string]bfftest.Answers{
 		"GET /api":       {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "200"},
 		"GET /api/users": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "200"},
 		"PUT /api/users": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "403 csrf"},
