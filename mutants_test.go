@@ -66,6 +66,7 @@ var guards = map[string]string{
 	"parse-key-size":             "TestParseKey",
 	"preflight":                  "TestRawRequests",
 	"proxy-cache":                "TestProxyCache",
+	"query-token":                "TestRawRequests",
 	"replay":                     "TestUpstreamUnauthorized/post-without-challenge",
 	"replay-once":                "TestUpstreamUnauthorized/young-token",
 	"replaced-grant":             "TestNewSignInDuringRefresh",

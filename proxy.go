@@ -253,21 +253,29 @@ func rewrite(pr *httputil.ProxyRequest) {
 // query returns the query without the parameters that stay here, the others as
 // they came.
 func (f *forwarded) query(raw string) string {
-	if len(f.t.DropQuery) == 0 || raw == "" {
+	drops := false
+	for pair := range strings.SplitSeq(raw, "&") {
+		drops = drops || f.t.dropsParam(pair)
+	}
+	if !drops {
 		return raw
 	}
-	kept := make([]string, 0, 8)
-	for pair := range strings.SplitSeq(raw, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		if plain, err := url.QueryUnescape(name); err == nil {
-			name = plain
-		}
-		// Some frameworks read Access_Token for access_token.
-		if !slices.ContainsFunc(f.t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) { // check:drop-query
-			kept = append(kept, pair)
-		}
+	return strings.Join(slices.DeleteFunc(strings.Split(raw, "&"), f.t.dropsParam), "&")
+}
+
+// dropsParam reports whether a parameter of a query stays here. A token there
+// would be a second one beside ours (RFC 6750, section 2), and some servers
+// prefer it.
+func (t *target) dropsParam(pair string) bool {
+	name, _, _ := strings.Cut(pair, "=")
+	if plain, err := url.QueryUnescape(name); err == nil {
+		name = plain
 	}
-	return strings.Join(kept, "&")
+	// Some frameworks read Access_Token for access_token.
+	if t.Needs != None && strings.EqualFold(name, "access_token") { // check:query-token
+		return true
+	}
+	return slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) // check:drop-query
 }
 
 // proxyError answers where the upstream didn't.

@@ -313,6 +313,10 @@ func rawRows() []rawRow {
 	get("dropped-parameter", "issue 5", "/ws/x?id=1&access_token=t&x=2", passed, sent("GET /ws/x?id=1&x=2", ""))
 	get("dropped-parameter-escaped", "issue 5", "/ws/x?%61ccess%5Ftoken=t&x=2", passed, sent("GET /ws/x?x=2", ""))
 	get("dropped-parameter-in-capitals", "issue 5", "/ws/x?Access_Token=t", passed, sent("GET /ws/x", ""))
+	get("dropped-parameter-by-row", "issue 5", "/ws/x?Api-key=t&x=2&api%2Dkey", passed, sent("GET /ws/x?x=2", ""))
+	get("token-in-the-query", "RFC 6750 2", "/api/x?a=1&access_token=t&api-key=2", passed, sent("GET /v1/x?a=1&api-key=2", ""))
+	add("token-in-the-query-of-nobody", "RFC 6750 2", bare("GET /open/x?ACCESS_TOKEN=t", "", host), passed, sent("GET /open/x", "", "-Authorization"))
+	add("token-in-the-query-of-a-public-row", "issue 5", bare("GET /public/x?access_token=t", "", host), passed, sent("GET /pub/x?access_token=t", "", "-Authorization"))
 	get("dropped-parameter-bare", "issue 5", "/ws/x?access_token&access_token=t&xaccess_token=1", passed, sent("GET /ws/x?xaccess_token=1", ""))
 
 	// Headers: X103, X105, S420-S422, S471-S473, S8.
@@ -475,7 +479,7 @@ func TestRawRequests(t *testing.T) {
 		row("/anybody", "/anybody", func(u *bff.Upstream) {
 			u.Needs, u.Tokens, u.InsecureAnonymousClient = bff.Client, applicationToken{}, true
 		}),
-		row("/ws", "/ws", func(u *bff.Upstream) { u.WebSocket, u.DropQuery = true, []string{"access_token"} }),
+		row("/ws", "/ws", func(u *bff.Upstream) { u.WebSocket, u.DropQuery = true, []string{"api-Key"} }),
 		row("/reports", "/reports", func(u *bff.Upstream) {
 			u.Methods, u.AllowNavigation, u.MaxRequestBody = []string{"GET", "POST"}, true, 10
 		}),

@@ -88,8 +88,8 @@ type Upstream struct {
 	// any with the prefix __Host- or __Secure-, it may not.
 	SetCookies []string
 
-	// DropQuery are the names of query parameters that stay here, such as
-	// access_token, which SignalR's client would send.
+	// DropQuery are the names of query parameters that stay here. Unless Needs
+	// is None, access_token is one: SignalR's client would send it.
 	DropQuery []string
 
 	// PassLocation leaves the Location of an answer as it is. Without it, one
