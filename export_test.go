@@ -1,6 +1,9 @@
 package bff
 
-import "io"
+import (
+	"io"
+	"net"
+)
 
 // What tests of single parts need of the inside.
 
@@ -17,3 +20,5 @@ func (f *frameReader) Held() int     { return len(f.header) }
 func NewSocket(upstream io.ReadWriteCloser) *Socket { return newSocket(upstream) }
 
 func (s *socket) End(code uint16, reason string) { s.end(code, reason) }
+
+func NewUpstreamConn(c net.Conn) net.Conn { return newUpstreamConn(c) }

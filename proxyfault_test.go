@@ -2,11 +2,14 @@ package bff_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"strings"
@@ -543,6 +546,29 @@ func TestEarlyAnswerBeforeReset(t *testing.T) {
 		c.Close()
 		<-sent
 	}
+}
+
+// A TLS upstream that takes nothing more holds up nobody who closes its
+// connection.
+func TestCloseOfAStuckTLSConnection(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
+		shaken := make(chan error, 1)
+		go func() { shaken <- server.Handshake() }()
+		conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+		if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		conn.Close()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("Close took %v", took)
+		}
+		far.Close()
+	})
 }
 
 // The time-outs, by the clock of a bubble: how long each is, from when it

@@ -46,7 +46,7 @@ func dialUpstream(ctx context.Context, network, address string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	return &upstreamConn{Conn: c, over: make(chan struct{})}, nil
+	return newUpstreamConn(c), nil
 }
 
 // answerGrace is how long there is to read an answer that came before the
@@ -61,6 +61,10 @@ type upstreamConn struct {
 	net.Conn
 	once sync.Once
 	over chan struct{} // closed when reading has failed, or the connection is closed
+}
+
+func newUpstreamConn(c net.Conn) *upstreamConn {
+	return &upstreamConn{Conn: c, over: make(chan struct{})}
 }
 
 func (c *upstreamConn) end() { c.once.Do(func() { close(c.over) }) }
@@ -85,6 +89,19 @@ func (c *upstreamConn) Write(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// lastWord is how long a TLS connection that is closed has to say so.
+const lastWord = 100 * time.Millisecond
+
+// SetWriteDeadline is called by a tls.Conn alone, which closes: it would wait 5
+// seconds for room for its alert, and whoever closes it, with locks held, with
+// it. Where there is room, none of that is needed.
+func (c *upstreamConn) SetWriteDeadline(t time.Time) error {
+	if soon := time.Now().Add(lastWord); t.After(soon) {
+		t = soon
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *upstreamConn) Close() error {
