@@ -106,7 +106,7 @@ func requestFate(name string) fate {
 	case "Cookie", "Cookie2", "Authorization", "Dpop", "Forwarded", "Http2-Settings", "X-Csrf", "X-Csrf-Token", "Bff-Passive",
 		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
 		return never
-	case "Via", "Client-Ip", "Client-Cert", "Client-Cert-Chain", "True-Client-Ip", "Remote-User", "Remote-Addr", "Proxy",
+	case "Via", "Client-Ip", "Client-Cert", "Client-Cert-Chain", "True-Client-Ip", "Proxy",
 		"Fastly-Client-Ip", "X-Host", "X-Http-Host-Override", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override",
 		"X-Http-Path-Override", "X-Wap-Profile", "X-Role", "X-Roles", "X-Scope", "X-Scopes", "X-Id-Token", "X-Access-Token",
 		"X-Email", "X-Subject":
@@ -129,11 +129,14 @@ func requestFate(name string) fate {
 
 // What proxies, load balancers and API gateways tell upstreams.
 var (
-	otherPrefixes = []string{"Access-Control-", "Cf-Access-", "Cf-Connecting-", "Proxy-", "Ssl-", "Tailscale-"}
-	xPrefixes     = []string{
-		"X-Amzn-Oidc-", "X-Anonymous-", "X-Apigateway-", "X-Auth", "X-Client-Cert", "X-Client-Ip", "X-Cluster-Client-",
+	otherPrefixes = []string{
+		"Access-Control-", "Cf-Access-", "Cf-Connecting-", "Fly-Client-", "Iv-", "Mellon-", "Oidc-", "Proxy-", "Remote-", "Shib-", "Sm-",
+		"Ssl-", "Tailscale-", "Wl-Proxy-",
+	}
+	xPrefixes = []string{
+		"X-Amzn-Mtls-", "X-Amzn-Oidc-", "X-Anonymous-", "X-Apigateway-", "X-Appengine-", "X-Arr-", "X-Auth", "X-Azure-", "X-Client-Cert", "X-Client-Ip", "X-Cluster-Client-",
 		"X-Consumer-", "X-Credential-", "X-Endpoint-Api-", "X-Envoy-", "X-Forwarded", "X-Goog-", "X-Group", "X-Jwt-",
-		"X-Ms-Client-Principal", "X-Original-", "X-Originating-", "X-Pomerium-", "X-Proxy", "X-Real-", "X-Remote-",
+		"X-Ms-Client-Principal", "X-Ms-Token-", "X-Original-", "X-Originating-", "X-Pomerium-", "X-Proxy", "X-Real-", "X-Remote-",
 		"X-Rewrite-", "X-Ssl-", "X-Tls-", "X-True-Client-", "X-User", "X-Webauth-",
 	}
 )
