@@ -379,7 +379,7 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.quit, b.quitWork = context.WithCancel(b.stop)
 	b.proxied.Store(&[]string{})
 	b.streams.wake = make(chan struct{}, 1)
-	b.streams.sessions = make(map[string]*watched)
+	b.streams.sessions, b.streams.nobodys = make(map[string]*watched), make(map[*stream]bool)
 
 	if cfg.Store == nil {
 		b.store = memstore.New(memstore.Options{})

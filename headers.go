@@ -306,10 +306,8 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusUnauthorized && f.bearer != "" {
 		h[reasonHeader] = []string{string(UpstreamUnauthorized)}
 	}
-	if f.s != nil {
-		if problem := f.bind(res); problem != nil {
-			return problem
-		}
+	if problem := f.bind(res); problem != nil {
+		return problem
 	}
 	return nil
 }
