@@ -275,7 +275,10 @@ func (t *target) dropsParam(pair string) bool {
 	if t.Needs != None && strings.EqualFold(name, "access_token") { // check:query-token
 		return true
 	}
-	return slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) // check:drop-query
+	if slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) { // check:drop-query
+		return true
+	}
+	return false
 }
 
 // proxyError answers where the upstream didn't.
