@@ -246,6 +246,28 @@ func TestInformationalAnswersAndTrailers(t *testing.T) {
 	}
 }
 
+// What handlers around us have set stands, though ReverseProxy clears it for
+// informational answers: an upstream could take security headers off otherwise.
+func TestInformationalAnswersAndOuterHeaders(t *testing.T) {
+	for rest, status := range map[string]int{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Inner: 1\r\n\r\n": 200, "": 502} {
+		base := scripted(t, func() string { return "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + rest })
+		s := serve(t, bff.Upstream{URL: base})
+		inner := s.srv.Config.Handler
+		s.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Strict-Transport-Security", "max-age=1")
+			w.Header().Set("Cache-Control", "max-age=5")
+			inner.ServeHTTP(w, r)
+		})
+		res, _, err := s.get("/x")
+		if err != nil || res.StatusCode != status {
+			t.Fatalf("%v, %v; want %d", res, err, status)
+		}
+		if h := res.Header; h.Get("Strict-Transport-Security") != "max-age=1" || strings.Join(h["Cache-Control"], "; ") != "no-store" || len(h["Link"]) > 0 {
+			t.Errorf("%d has %v", status, h)
+		}
+	}
+}
+
 // By choice, an answer that repeats the token is broken off before the token is
 // out, wherever in the answer it is and however it is cut.
 func TestTokenEcho(t *testing.T) {

@@ -264,6 +264,7 @@ func headerValue(s string, list bool) string {
 // cleanResponse removes from an upstream's answer what would act on our origin.
 func (b *BFF) cleanResponse(res *http.Response) error {
 	f := forwardedOf(res.Request)
+	f.restore()
 	if res.StatusCode == http.StatusSwitchingProtocols && !f.upgrade { // check:upgrade
 		return newProblem(BadGateway, errors.New("the upstream switched protocols unasked"))
 	}

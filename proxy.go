@@ -98,6 +98,7 @@ type forwarded struct {
 	// What stands between the two sides, kept here to be allocated at once.
 	request    requestBody
 	response   responseBody
+	outer      http.Header                           // what handlers around us have set
 	forward1xx func(int, textproto.MIMEHeader) error // ReverseProxy's
 	count1xx   int
 	switched   io.Closer // the upstream's connection, if it switched protocols
@@ -132,8 +133,22 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
 	if p.t.MaxRequestBody > 0 {
 		out.Body = http.MaxBytesReader(w, r.Body, p.t.MaxRequestBody)
 	}
+	if len(w.Header()) > 0 {
+		f.outer = w.Header().Clone()
+	}
 	defer f.hangUp()
 	p.reverse.ServeHTTP(w, out)
+}
+
+// restore brings back what handlers around us have set. ReverseProxy clears it
+// for informational answers.
+func (f *forwarded) restore() {
+	h := f.w.Header()
+	for name, values := range f.outer {
+		if _, ok := h[name]; !ok {
+			h[name] = values
+		}
+	}
 }
 
 // hangUp closes what an upstream switched protocols on. ReverseProxy doesn't if
@@ -284,6 +299,7 @@ func (t *target) dropsParam(pair string) bool {
 // proxyError answers where the upstream didn't.
 func (b *BFF) proxyError(w http.ResponseWriter, out *http.Request, err error) {
 	f := forwardedOf(out)
+	f.restore()
 	var p *Problem
 	var timeout interface{ Timeout() bool }
 	var tooLarge *http.MaxBytesError
