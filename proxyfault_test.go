@@ -108,7 +108,8 @@ func TestFaultyUpstream(t *testing.T) {
 		bff.Upstream{URL: f.url, WebSocket: true, MaxResponseHeader: 16 << 10},
 		bff.Upstream{URL: f.url, Path: "/slow", Timeout: 300 * time.Millisecond},
 		bff.Upstream{URL: "http://127.0.0.1:1", Path: "/down"},
-		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/tls"})
+		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/tls"},
+		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/slow-tls", Timeout: 300 * time.Millisecond})
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	flood := func(line string) func(*net.TCPConn, *bufio.Reader) {
 		return func(c *net.TCPConn, br *bufio.Reader) {
@@ -134,6 +135,7 @@ func TestFaultyUpstream(t *testing.T) {
 	}{
 		{"nobody-listens", "/down", nil, 502, "bad_gateway", false},
 		{"no-tls", "/tls", says(ok), 502, "bad_gateway", false},
+		{"never-shakes-hands", "/slow-tls", func(c *net.TCPConn, br *bufio.Reader) { ended(c) }, 504, "upstream_timeout", false},
 		{"closes-at-once", "", func(*net.TCPConn, *bufio.Reader) {}, 502, "bad_gateway", false},
 		{"closes-after-the-request", "", says(""), 502, "bad_gateway", false},
 		{"resets-at-once", "", func(c *net.TCPConn, _ *bufio.Reader) { c.SetLinger(0) }, 502, "bad_gateway", false},

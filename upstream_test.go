@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/agglestone/bff"
@@ -204,6 +205,37 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 	if r := a.browser().Fetch("GET", "/api", nil, nil); r.Status != 404 || r.Reason() != "not_found" {
 		t.Errorf("an empty table = %v", r)
 	}
+}
+
+// What a row says of activity and of the sign-in holds for what it serves.
+func TestRowsAndTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		row := func(path string, passive bool, opts ...bff.Option) bff.Upstream {
+			return bff.Upstream{URL: "https://api.example.com", Path: path, Passive: passive, Options: opts,
+				Transport: bfftest.InProcess(map[string]http.Handler{"https://api.example.com": a.api})}
+		}
+		a.handler = a.auth.Routes(a.auth.Upstreams(row("/active", false), row("/passive", true),
+			row("/recent", false, bff.MaxAuthAge(5*time.Minute)), row("/gold", false, bff.RequireACR("gold"))))
+		b := a.signIn("alice")
+		fetch := func(path string, status int, reason string) {
+			t.Helper()
+			before := a.api.hits()
+			if r := b.Fetch("GET", path, nil, nil); r.Status != status || r.Reason() != reason || (a.api.hits() > before) != (status == 200) {
+				t.Errorf("GET %s = %v with %d requests to the API, want %d %s", path, r, a.api.hits()-before, status, reason)
+			}
+		}
+		fetch("/recent", 200, "")
+		fetch("/gold", 401, "step_up")
+		time.Sleep(6 * time.Minute)
+		fetch("/recent", 401, "step_up")
+		time.Sleep(44 * time.Minute)
+		fetch("/active", 200, "") // and the hour of idling begins anew
+		time.Sleep(50 * time.Minute)
+		fetch("/passive", 200, "")
+		time.Sleep(11 * time.Minute)
+		fetch("/passive", 401, "session_idle")
+	})
 }
 
 // A rewritten path can't leave the base, whatever the function makes of it.

@@ -448,6 +448,25 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// RFC 6749, section 2.3.1: the secret goes into the form if the endpoint wants
+// it there, and nowhere else.
+func TestApplicationSecretInTheForm(t *testing.T) {
+	endpoint := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, basic := r.BasicAuth(); basic || r.PostFormValue("client_id") != "app" || r.PostFormValue("client_secret") != "s3cret" || r.URL.RawQuery != "" {
+			t.Errorf("token request %s %v, Basic %v", r.URL, r.PostForm, basic)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"access_token":"token","token_type":"Bearer"}`)
+	})
+	source := tokens.Application(tokens.ApplicationConfig{
+		TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret", AuthMethod: "client_secret_post",
+		HTTPClient: &http.Client{Transport: bfftest.InProcess(map[string]http.Handler{"https://op.example.com": endpoint})},
+	})
+	if got, err := source.Token(t.Context(), nil, ""); err != nil || got != "token" {
+		t.Errorf("Token = %q, %v", got.Reveal(), err)
+	}
+}
+
 // The application's own token: one request per expiry, none that hammers.
 func TestApplication(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
