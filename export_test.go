@@ -3,6 +3,7 @@ package bff
 import (
 	"io"
 	"net"
+	"net/http"
 )
 
 // What tests of single parts need of the inside.
@@ -22,3 +23,5 @@ func NewSocket(upstream io.ReadWriteCloser) *Socket { return newSocket(upstream)
 func (s *socket) End(code uint16, reason string) { s.end(code, reason) }
 
 func NewUpstreamConn(c net.Conn) net.Conn { return newUpstreamConn(c) }
+
+func NewTransport() *http.Transport { return newTransport() }

@@ -2,6 +2,7 @@ package bff_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -548,6 +549,80 @@ func TestEarlyAnswerBeforeReset(t *testing.T) {
 		c.Close()
 		<-sent
 	}
+}
+
+// A muted connection is one whose other end has gone without a word: what is
+// written is lost.
+type muted struct {
+	net.Conn
+	now atomic.Bool
+}
+
+func (m *muted) Write(p []byte) (int, error) {
+	if m.now.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+// pipes is a listener of connections that are made in the process.
+type pipes struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	if c, ok := <-l.conns; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *pipes) Close() error   { return nil }
+func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// HTTP/2 has one connection for all: one that has died without a word is found
+// out, and not used until TCP notices.
+func TestSilentHTTP2Connection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		l := &pipes{conns: make(chan net.Conn)}
+		srv := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+		go srv.Serve(l)
+		var first atomic.Pointer[muted]
+		tr := bff.NewTransport()
+		tr.Protocols = protocols
+		tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			l.conns <- far
+			c := &muted{Conn: near}
+			first.CompareAndSwap(nil, c)
+			return c, nil
+		}
+		get := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			res, err := tr.RoundTrip(must(http.NewRequestWithContext(ctx, "GET", "http://api.example.com/", nil)))
+			if err == nil {
+				res.Body.Close()
+			}
+			return err
+		}
+		if err := get(); err != nil {
+			t.Fatal(err)
+		}
+		first.Load().now.Store(true)
+		died := time.Now()
+		for get() != nil && time.Since(died) < 20*time.Minute { // it is never idle
+		}
+		if after := time.Since(died); after < 10*time.Second || after > 7*time.Minute {
+			t.Errorf("requests fail for %v", after)
+		}
+		tr.CloseIdleConnections()
+		close(l.conns)
+		srv.Close()
+	})
 }
 
 // A TLS upstream that takes nothing more holds up nobody who closes its

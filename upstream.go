@@ -145,7 +145,8 @@ type Upstream struct {
 	// Transport sends the requests. Nil means one of ours: TLS 1.2 or later,
 	// HTTP/2 where the upstream offers it, 10 seconds to connect and 10 for the
 	// TLS handshake, up to 256 idle connections to a host for 90 seconds, no
-	// proxy. Upstreams share it, unless one has MaxResponseHeader or H2C.
+	// proxy, and HTTP/2 connections that are silent for 6 minutes asked whether
+	// they are alive. Upstreams share it, unless one has MaxResponseHeader or H2C.
 	Transport http.RoundTripper
 
 	// InsecureHTTP admits plain http to a host that isn't loopback: tokens then
