@@ -286,15 +286,19 @@ func (t *target) dropsParam(pair string) bool {
 	if plain, err := url.QueryUnescape(name); err == nil {
 		name = plain
 	}
-	// Some frameworks read Access_Token for access_token.
+	// Some frameworks read Access_Token for access_token, and PHP access.token.
+	name, _, _ = strings.Cut(strings.TrimLeft(name, " "), "\x00")
+	name = phpNames.Replace(name)
 	if t.Needs != None && strings.EqualFold(name, "access_token") { // check:query-token
 		return true
 	}
-	if slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) { // check:drop-query
+	if slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(phpNames.Replace(drop), name) }) { // check:drop-query
 		return true
 	}
 	return false
 }
+
+var phpNames = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 
 // proxyError answers where the upstream didn't.
 func (b *BFF) proxyError(w http.ResponseWriter, out *http.Request, err error) {
