@@ -132,6 +132,7 @@ func TestResponseHygiene(t *testing.T) {
 			up.ResponseHeaders = bff.HeaderRules{Drop: []string{"*"}, Pass: []string{"content-type", "Www-Authenticate"}}
 		}),
 		row("/as-is", func(up *bff.Upstream) { up.PassLocation = true }),
+		row("/part", func(up *bff.Upstream) { up.URL, up.StripPrefix = base, "" }),
 	)
 	for _, c := range []struct {
 		name, rule, path string
@@ -141,6 +142,11 @@ func TestResponseHygiene(t *testing.T) {
 		{"plain", "", "/api", "200 OK", []string{"Content-Type: a/b", "ETag: \"x\"", "Vary: Accept", "X-Custom: 1", "Link: </x>; rel=preload", "Content-Disposition: attachment"},
 			[]string{"Cache-Control: no-store", "Content-Disposition: attachment", "Content-Type: a/b", "Etag: \"x\"", "Link: </x>; rel=preload", "Vary: Accept", "X-Custom: 1"}},
 		{"untyped", "S488", "/api", "200 OK", nil, []string{"Cache-Control: no-store", "X-Content-Type-Options: nosniff"}},
+		{"type-empty", "S488", "/api", "200 OK", []string{"Content-Type:"}, []string{"Cache-Control: no-store", "Content-Type: ", "X-Content-Type-Options: nosniff"}},
+		{"type-that-is-none", "S488", "/api", "200 OK", []string{"Content-Type: json; charset=utf-8"}, []string{"Cache-Control: no-store", "Content-Type: json; charset=utf-8", "X-Content-Type-Options: nosniff"}},
+		{"type-unknown", "S488", "/api", "200 OK", []string{"Content-Type: Application/Unknown"}, []string{"Cache-Control: no-store", "Content-Type: Application/Unknown", "X-Content-Type-Options: nosniff"}},
+		{"type-any", "S488", "/api", "200 OK", []string{"Content-Type: */*"}, []string{"Cache-Control: no-store", "Content-Type: */*", "X-Content-Type-Options: nosniff"}},
+		{"type-twice", "S488", "/api", "200 OK", []string{"Content-Type: a/b; x", "Content-Type: text/html"}, []string{"Cache-Control: no-store", "Content-Type: a/b; x", "Content-Type: text/html", "X-Content-Type-Options: nosniff"}},
 		{"cookies", "X171, S423", "/api", "200 OK", []string{"Set-Cookie: __Host-Http-bff=evil; Path=/; Secure; HttpOnly", "Set-Cookie: a=b", "set-cookie2: x"}, []string{"Cache-Control: no-store"}},
 		{"cookies-by-name", "S423", "/cookies", "200 OK", []string{"Set-Cookie: theme=dark; Path=/", "Set-Cookie: THEME=x", "Set-Cookie: __Host-Http-bff=evil; Path=/", "Set-Cookie: __HOST-x=1", "Set-Cookie: __host-x=1",
 			"Set-Cookie: __Secure-theme=1", "Set-Cookie:  __Host-Http-bff=evil", "Set-Cookie: =__Host-Http-bff=evil", "Set-Cookie: __Host-Http-bff", "Set-Cookie: bff=1"},
@@ -171,6 +177,9 @@ func TestResponseHygiene(t *testing.T) {
 		{"redirect-to-a-script", "issue 5", "/api", "302 Found", []string{"Location: javascript:alert(1)"}, []string{"Cache-Control: no-store"}},
 		{"redirect-twice", "issue 5", "/api", "302 Found", []string{"Location: /v1/a", "Location: https://evil.example/"}, []string{"Cache-Control: no-store"}},
 		{"redirect-malformed", "issue 5", "/api", "302 Found", []string{"Location: http://[::1"}, []string{"Cache-Control: no-store"}},
+		{"redirect-to-what-we-proxy", "issue 5", "/part", "302 Found", []string{"Location: /part/y"}, []string{"Cache-Control: no-store", "Location: /part/y"}},
+		{"redirect-to-what-we-proxy-not", "issue 5", "/part", "302 Found", []string{"Location: /logout"}, []string{"Cache-Control: no-store"}},
+		{"redirect-beside-what-we-proxy", "issue 5", "/part", "302 Found", []string{"Location: /party"}, []string{"Cache-Control: no-store"}},
 		{"redirect-as-it-is", "issue 5", "/as-is", "302 Found", []string{"Location: /elsewhere"}, []string{"Cache-Control: no-store", "Location: /elsewhere"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -237,12 +246,34 @@ func TestInformationalAnswersAndTrailers(t *testing.T) {
 	}
 }
 
+// What handlers around us have set stands, though ReverseProxy clears it for
+// informational answers: an upstream could take security headers off otherwise.
+func TestInformationalAnswersAndOuterHeaders(t *testing.T) {
+	for rest, status := range map[string]int{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Inner: 1\r\n\r\n": 200, "": 502} {
+		base := scripted(t, func() string { return "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + rest })
+		s := serve(t, bff.Upstream{URL: base})
+		inner := s.srv.Config.Handler
+		s.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Strict-Transport-Security", "max-age=1")
+			w.Header().Set("Cache-Control", "max-age=5")
+			inner.ServeHTTP(w, r)
+		})
+		res, _, err := s.get("/x")
+		if err != nil || res.StatusCode != status {
+			t.Fatalf("%v, %v; want %d", res, err, status)
+		}
+		if h := res.Header; h.Get("Strict-Transport-Security") != "max-age=1" || strings.Join(h["Cache-Control"], "; ") != "no-store" || len(h["Link"]) > 0 {
+			t.Errorf("%d has %v", status, h)
+		}
+	}
+}
+
 // By choice, an answer that repeats the token is broken off before the token is
 // out, wherever in the answer it is and however it is cut.
 func TestTokenEcho(t *testing.T) {
 	var answer string
 	base := scripted(t, func() string { return answer })
-	s := serve(t, bff.Upstream{URL: base, BlockTokenEcho: true}, bff.Upstream{URL: base, Path: "/open"})
+	s := serve(t, bff.Upstream{URL: base, BlockTokenEcho: true, WebSocket: true}, bff.Upstream{URL: base, Path: "/open"})
 	const head = "HTTP/1.1 200 OK\r\nConnection: close\r\n"
 	chunks := func(s string, n int) string {
 		var b strings.Builder
@@ -296,7 +327,13 @@ func TestTokenEcho(t *testing.T) {
 			t.Errorf("in chunks of %d, clean: %v, %d bytes of %d", n, err, len(body), len(clean))
 		}
 	}
+	// An answer that refuses to switch to WebSocket is one like any other.
 	answer = head + "\r\n$TOKEN"
+	c, br := s.dial()
+	s.upgrade(c, "/x")
+	if all, err := io.ReadAll(br); err != nil || leaks(string(all)) {
+		t.Errorf("to a WebSocket: %v, and the token out: %v", err, leaks(string(all)))
+	}
 	if _, body, err := s.get("/open"); err != nil || !leaks(body) {
 		t.Errorf("without the choice: %v, %.50q; is the test able to see a token?", err, body)
 	}

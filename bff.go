@@ -386,7 +386,7 @@ func New(ctx context.Context, cfg Config) (*BFF, error) {
 	b.quit, b.quitWork = context.WithCancel(b.stop)
 	b.proxied.Store(&[]string{})
 	b.streams.wake = make(chan struct{}, 1)
-	b.streams.sessions = make(map[string]*watched)
+	b.streams.sessions, b.streams.nobodys = make(map[string]*watched), make(map[*stream]bool)
 
 	if cfg.Store == nil {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "sessions live in this process: a restart ends them and a second replica does not see them")

@@ -14,9 +14,9 @@ import (
 // ends with its session, on whatever replica that ends, as streams.go says. A
 // browser that doesn't read is cut off some seconds later.
 
-// bind ties an answer that lasts to the session that it is for: one that
-// switched to WebSocket is closed with code 4401 and the reason, an event
-// stream ends.
+// bind ties an answer that lasts to the session that it is for, if to any, and
+// to the process: one that switched to WebSocket is closed with code 4401 and
+// the reason, or 1001 at shutdown, an event stream ends.
 func (f *forwarded) bind(res *http.Response) *Problem {
 	var end func(streamState)
 	var closed func(func()) // wraps res.Body, to call back when it is closed
@@ -35,7 +35,10 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 			}
 			s.end(closeSessionEnded, string(st.why.Reason))
 		}
-		closed = func(f func()) { res.Body = &boundSocket{s, onClose{f: f}} }
+		closed = func(call func()) {
+			bound := &boundSocket{s, onClose{f: call}}
+			res.Body, f.switched = bound, bound
+		}
 	case isEventStream(res):
 		s := &eventStream{ReadCloser: res.Body}
 		end = func(streamState) {
@@ -43,7 +46,7 @@ func (f *forwarded) bind(res *http.Response) *Problem {
 			f.watch.cut(closeGrace)
 			f.watch.cancel(nil) // ends a Read that waits
 		}
-		closed = func(f func()) { s.onClose.f = f; res.Body = s }
+		closed = func(call func()) { s.onClose.f = call; res.Body = s }
 	default:
 		return nil
 	}

@@ -239,6 +239,52 @@ func TestDrainClosesWebSockets(t *testing.T) {
 	}
 }
 
+// Drain ends all that lasts, nobody's streams too, so that the server's Shutdown
+// comes to an end, and lets none begin.
+func TestDrainEndsStreams(t *testing.T) {
+	for _, needs := range []bff.Need{bff.User, bff.UserOptional, bff.None} {
+		t.Run(needs.String(), func(t *testing.T) {
+			a, srv := streaming(t, bff.Upstream{Needs: needs}, setup{})
+			cookie := ""
+			if needs == bff.User {
+				cookie = "Cookie: __Host-Http-bff=" + sessionCookie(t, a.signIn("alice")).Value + "\r\n"
+			}
+			dial := func(path, header string) *bufio.Reader {
+				conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				conn.SetDeadline(time.Now().Add(20 * time.Second))
+				fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: app.example.com\r\nOrigin: %s\r\n%s%s\r\n", path, appURL, cookie, header)
+				return bufio.NewReader(conn)
+			}
+			until := func(br *bufio.Reader, text string) string {
+				all := ""
+				for !strings.HasSuffix(all, text) {
+					c, err := br.ReadByte()
+					if err != nil {
+						t.Fatalf("%q, %v; want %q", all, err, text)
+					}
+					all += string(rune(c))
+				}
+				return all
+			}
+			ws, events := dial("/stream/ws", upgrade), dial("/stream/events", "")
+			until(ws, "hello")
+			until(events, "hello\n\n")
+			a.auth.Drain()
+			until(ws, "\u0088\u000b\u0003\u00e9reconnect")
+			until(events, "0\r\n\r\n")
+			for path, header := range map[string]string{"/stream/ws": upgrade, "/stream/events": ""} {
+				if got := until(dial(path, header), "\r\n\r\n"); !strings.Contains(got, "503") || !strings.Contains(got, "shutting_down") {
+					t.Errorf("%s after Drain: %s", path, got)
+				}
+			}
+		})
+	}
+}
+
 // A browser that reads nothing of a stream does not keep it open after the end
 // of its session, however much is under way.
 func TestStreamsEndThoughNobodyReads(t *testing.T) {

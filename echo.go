@@ -34,7 +34,7 @@ func (f *forwarded) guard(res *http.Response) error {
 			return newProblem(BadGateway, errEcho)
 		}
 	}
-	if f.upgrade {
+	if res.StatusCode == http.StatusSwitchingProtocols {
 		return nil
 	}
 	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") { // check:echo-encoding

@@ -273,8 +273,8 @@ func ExampleBFF_Upstreams() {
 	table := auth.Upstreams(
 		bff.Upstream{URL: users, StripPrefix: "/api/users", Methods: []string{"GET"}},
 		bff.Upstream{URL: admin, StripPrefix: "/api/admin", Groups: []string{"Admin"}, RequireCSRFToken: true},
-		bff.Upstream{URL: hub, Path: "/hub", WebSocket: true, DropQuery: []string{"access_token"}}, // SignalR
-		bff.Upstream{URL: assets, StripPrefix: "/assets", Needs: bff.None, Cache: true},            // public
+		bff.Upstream{URL: hub, Path: "/hub", WebSocket: true},                           // SignalR
+		bff.Upstream{URL: assets, StripPrefix: "/assets", Needs: bff.None, Cache: true}, // public
 	)
 	fmt.Print(table)
 	mux.Handle("/", table)

@@ -1,6 +1,10 @@
 package bff
 
-import "io"
+import (
+	"io"
+	"net"
+	"net/http"
+)
 
 // What tests of single parts need of the inside.
 
@@ -24,3 +28,7 @@ func (b *BFF) FillStreams() {
 	defer b.streams.mu.Unlock()
 	b.streams.open = streamsMost
 }
+
+func NewUpstreamConn(c net.Conn) net.Conn { return newUpstreamConn(c) }
+
+func NewTransport() *http.Transport { return newTransport() }

@@ -106,7 +106,7 @@ func requestFate(name string) fate {
 	case "Cookie", "Cookie2", "Authorization", "Dpop", "Forwarded", "Http2-Settings", "X-Csrf", "X-Csrf-Token", "Bff-Passive",
 		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
 		return never
-	case "Via", "Client-Ip", "Client-Cert", "Client-Cert-Chain", "True-Client-Ip", "Remote-User", "Remote-Addr", "Proxy",
+	case "Via", "Client-Ip", "Client-Cert", "Client-Cert-Chain", "True-Client-Ip", "Proxy",
 		"Fastly-Client-Ip", "X-Host", "X-Http-Host-Override", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override",
 		"X-Http-Path-Override", "X-Wap-Profile", "X-Role", "X-Roles", "X-Scope", "X-Scopes", "X-Id-Token", "X-Access-Token",
 		"X-Email", "X-Subject":
@@ -129,11 +129,14 @@ func requestFate(name string) fate {
 
 // What proxies, load balancers and API gateways tell upstreams.
 var (
-	otherPrefixes = []string{"Access-Control-", "Cf-Access-", "Cf-Connecting-", "Proxy-", "Ssl-", "Tailscale-"}
-	xPrefixes     = []string{
-		"X-Amzn-Oidc-", "X-Anonymous-", "X-Apigateway-", "X-Auth", "X-Client-Cert", "X-Client-Ip", "X-Cluster-Client-",
+	otherPrefixes = []string{
+		"Access-Control-", "Cf-Access-", "Cf-Connecting-", "Fly-Client-", "Iv-", "Mellon-", "Oidc-", "Proxy-", "Remote-", "Shib-", "Sm-",
+		"Ssl-", "Tailscale-", "Wl-Proxy-",
+	}
+	xPrefixes = []string{
+		"X-Amzn-Mtls-", "X-Amzn-Oidc-", "X-Anonymous-", "X-Apigateway-", "X-Appengine-", "X-Arr-", "X-Auth", "X-Azure-", "X-Client-Cert", "X-Client-Ip", "X-Cluster-Client-",
 		"X-Consumer-", "X-Credential-", "X-Endpoint-Api-", "X-Envoy-", "X-Forwarded", "X-Goog-", "X-Group", "X-Jwt-",
-		"X-Ms-Client-Principal", "X-Original-", "X-Originating-", "X-Pomerium-", "X-Proxy", "X-Real-", "X-Remote-",
+		"X-Ms-Client-Principal", "X-Ms-Token-", "X-Original-", "X-Originating-", "X-Pomerium-", "X-Proxy", "X-Real-", "X-Remote-",
 		"X-Rewrite-", "X-Ssl-", "X-Tls-", "X-True-Client-", "X-User", "X-Webauth-",
 	}
 )
@@ -261,6 +264,7 @@ func headerValue(s string, list bool) string {
 // cleanResponse removes from an upstream's answer what would act on our origin.
 func (b *BFF) cleanResponse(res *http.Response) error {
 	f := forwardedOf(res.Request)
+	f.restore()
 	if res.StatusCode == http.StatusSwitchingProtocols && !f.upgrade { // check:upgrade
 		return newProblem(BadGateway, errors.New("the upstream switched protocols unasked"))
 	}
@@ -281,10 +285,12 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	f.mapLocation(res)
 	f.cleanHeader(h)
 	f.cleanTrailer(res.Trailer) // the names that it announces
-	if len(h["Content-Type"]) == 0 {
+	if untyped(h["Content-Type"]) {
 		// Neither net/http nor a browser is to guess: what an API answers would
 		// be taken for a page of ours.
-		f.w.Header()["Content-Type"] = nil
+		if len(h["Content-Type"]) == 0 {
+			f.w.Header()["Content-Type"] = nil
+		}
 		h["X-Content-Type-Options"] = noSniff
 	}
 	if !f.t.Cache {
@@ -301,12 +307,21 @@ func (b *BFF) cleanResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusUnauthorized && f.bearer != "" {
 		h[reasonHeader] = []string{string(UpstreamUnauthorized)}
 	}
-	if f.s != nil {
-		if problem := f.bind(res); problem != nil {
-			return problem
-		}
+	if problem := f.bind(res); problem != nil {
+		return problem
 	}
 	return nil
+}
+
+// untyped reports whether a browser would guess what an answer is (MIME
+// Sniffing, section 7): it has no type, one that is none, or several.
+func untyped(types []string) bool {
+	if len(types) != 1 {
+		return true
+	}
+	kind, _, _ := strings.Cut(types[0], ";")
+	major, minor, _ := strings.Cut(strings.ToLower(strings.TrimSpace(kind)), "/")
+	return major == "" || minor == "" || major == "*" || minor == "unknown"
 }
 
 // cleanHeader removes what may not pass from the header of an answer.
@@ -368,6 +383,9 @@ func (f *forwarded) mapLocation(res *http.Response) {
 	}
 	rest, _ := below(u.EscapedPath(), f.t.base)
 	location := f.t.StripPrefix + rest
+	if _, ok := below(location, f.t.Path); !ok { // check:location-path
+		return
+	}
 	if location == "" {
 		location = "/"
 	}

@@ -142,6 +142,54 @@ func TestWebSocket(t *testing.T) {
 	})
 }
 
+// An answer that switched protocols and can't be passed on is closed, and its
+// stream with it, whatever keeps it from being passed on.
+func TestSwitchedForNothing(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		needs  bff.Need
+		answer string
+		wrap   func(http.Handler) http.Handler
+	}{
+		{"another-protocol", bff.User, strings.Replace(switching, "WebSocket", "h2c", 1), nil},
+		{"no-protocol", bff.User, "HTTP/1.1 101 Switching Protocols\r\n\r\n", nil},
+		{"another-protocol-for-nobody", bff.None, strings.Replace(switching, "WebSocket", "h2c", 1), nil},
+		{"a-writer-that-can-not", bff.User, switching, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(struct{ http.ResponseWriter }{w}, r) })
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFaulty(t)
+			closed := make(chan struct{}, 40)
+			f.set(func(conn *net.TCPConn, br *bufio.Reader) {
+				if _, err := readRequest(br); err != nil {
+					return
+				}
+				io.WriteString(conn, c.answer)
+				ended(br)
+				closed <- struct{}{}
+			})
+			s := serve(t, bff.Upstream{URL: f.url, WebSocket: true, Needs: c.needs})
+			if c.wrap != nil {
+				s.srv.Config.Handler = c.wrap(s.srv.Config.Handler)
+			}
+			for i := range 40 { // more than a session may have streams
+				conn, br := s.dial()
+				s.upgrade(conn, "/hub")
+				if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 502 {
+					t.Fatalf("request %d: %v, %v; want 502", i, res, err)
+				}
+				select {
+				case <-closed:
+				case <-time.After(10 * time.Second):
+					t.Fatal("the upstream's side is still open")
+				}
+				conn.Close()
+			}
+		})
+	}
+}
+
 // Events arrive as they are sent, over HTTP/1.1 and HTTP/2.
 func TestServerSentEvents(t *testing.T) {
 	next := make(chan struct{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,8 +30,8 @@ import (
 // stronger sign-in (RFC 9470) is answered with step_up.
 //
 // Proxy takes the options of [BFF.Protect], on top of what up says; with
-// Optional, a request without a session is forwarded without a token. It panics
-// if up is not valid, as http.ServeMux does for a bad pattern: see
+// Optional, which an up that needs Client can't have, a request without a
+// session is forwarded without a token. It panics if up is not valid, as http.ServeMux does for a bad pattern: see
 // [Upstream.Validate].
 func (b *BFF) Proxy(up Upstream, opts ...Option) http.Handler {
 	t, err := newTarget(up, opts...)
@@ -97,8 +98,10 @@ type forwarded struct {
 	// What stands between the two sides, kept here to be allocated at once.
 	request    requestBody
 	response   responseBody
+	outer      http.Header                           // what handlers around us have set
 	forward1xx func(int, textproto.MIMEHeader) error // ReverseProxy's
 	count1xx   int
+	switched   io.Closer // the upstream's connection, if it switched protocols
 }
 
 type forwardedKey struct{}
@@ -130,7 +133,31 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, escaped string) {
 	if p.t.MaxRequestBody > 0 {
 		out.Body = http.MaxBytesReader(w, r.Body, p.t.MaxRequestBody)
 	}
+	if len(w.Header()) > 0 {
+		f.outer = w.Header().Clone()
+	}
+	defer f.hangUp()
 	p.reverse.ServeHTTP(w, out)
+}
+
+// restore brings back what handlers around us have set. ReverseProxy clears it
+// for informational answers.
+func (f *forwarded) restore() {
+	h := f.w.Header()
+	for name, values := range f.outer {
+		if _, ok := h[name]; !ok {
+			h[name] = values
+		}
+	}
+}
+
+// hangUp closes what an upstream switched protocols on. ReverseProxy doesn't if
+// it can't pass the switch on: the protocol is not the one that was asked for,
+// or the writer is no http.Hijacker.
+func (f *forwarded) hangUp() {
+	if f.switched != nil {
+		f.switched.Close()
+	}
 }
 
 // prepare decides whether r is forwarded, where, and with which token.
@@ -187,9 +214,23 @@ func validQuery(raw string) bool {
 }
 
 // isWebSocket reports whether r asks for WebSocket and nothing else (RFC 6455,
-// section 4.1).
+// section 4.1). Without Connection naming it, Upgrade is a header like any other
+// (RFC 9110, section 7.8), and goes no further.
 func isWebSocket(r *http.Request) bool {
-	return r.Method == http.MethodGet && len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket")
+	return r.Method == http.MethodGet && len(r.Header["Upgrade"]) == 1 && strings.EqualFold(r.Header["Upgrade"][0], "websocket") &&
+		connects(r.Header)
+}
+
+// connects reports whether Connection names Upgrade.
+func connects(h http.Header) bool {
+	for _, line := range h["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rewrite makes the upstream's request of the browser's. ReverseProxy has
@@ -227,26 +268,42 @@ func rewrite(pr *httputil.ProxyRequest) {
 // query returns the query without the parameters that stay here, the others as
 // they came.
 func (f *forwarded) query(raw string) string {
-	if len(f.t.DropQuery) == 0 || raw == "" {
+	drops := false
+	for pair := range strings.SplitSeq(raw, "&") {
+		drops = drops || f.t.dropsParam(pair)
+	}
+	if !drops {
 		return raw
 	}
-	kept := make([]string, 0, 8)
-	for pair := range strings.SplitSeq(raw, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		if plain, err := url.QueryUnescape(name); err == nil {
-			name = plain
-		}
-		// Some frameworks read Access_Token for access_token.
-		if !slices.ContainsFunc(f.t.DropQuery, func(drop string) bool { return strings.EqualFold(drop, name) }) { // check:drop-query
-			kept = append(kept, pair)
-		}
-	}
-	return strings.Join(kept, "&")
+	return strings.Join(slices.DeleteFunc(strings.Split(raw, "&"), f.t.dropsParam), "&")
 }
+
+// dropsParam reports whether a parameter of a query stays here. A token there
+// would be a second one beside ours (RFC 6750, section 2), and some servers
+// prefer it.
+func (t *target) dropsParam(pair string) bool {
+	name, _, _ := strings.Cut(pair, "=")
+	if plain, err := url.QueryUnescape(name); err == nil {
+		name = plain
+	}
+	// Some frameworks read Access_Token for access_token, and PHP access.token.
+	name, _, _ = strings.Cut(strings.TrimLeft(name, " "), "\x00")
+	name = phpNames.Replace(name)
+	if t.Needs != None && strings.EqualFold(name, "access_token") { // check:query-token
+		return true
+	}
+	if slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(phpNames.Replace(drop), name) }) { // check:drop-query
+		return true
+	}
+	return false
+}
+
+var phpNames = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 
 // proxyError answers where the upstream didn't.
 func (b *BFF) proxyError(w http.ResponseWriter, out *http.Request, err error) {
 	f := forwardedOf(out)
+	f.restore()
 	var p *Problem
 	var timeout interface{ Timeout() bool }
 	var tooLarge *http.MaxBytesError

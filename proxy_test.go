@@ -359,6 +359,7 @@ func upgradeRows() []upgradeRow {
 		{name: "h2c", rule: "D12, S425, S518", checks: "upgrade-header", websocket: true, header: "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n" + ours + csrf, status: 200},
 		{name: "websocket or h2c", rule: "D12", checks: "upgrade-header", websocket: true, header: "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n" + ours + csrf, status: 200},
 		{name: "websocket and h2c", rule: "D12", checks: "upgrade-header", websocket: true, header: "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n" + ours + csrf, status: 200},
+		{name: "websocket that Connection doesn't name", rule: "RFC 9110 7.8", websocket: true, header: "Connection: keep-alive, x-upgrade\r\nUpgrade: websocket\r\n" + csrf, status: 200},
 		{name: "a protocol of their own", rule: "D12", checks: "upgrade-header", websocket: true, header: "Connection: Upgrade\r\nUpgrade: shell\r\n" + ours + csrf, status: 200},
 		{name: "an upstream that switches unasked", rule: "D12, S425", checks: "upgrade", websocket: true, unasked: true, header: csrf, status: 502},
 	}

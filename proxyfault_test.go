@@ -2,11 +2,15 @@ package bff_test
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"strings"
@@ -94,7 +98,7 @@ func says(answer string) func(*net.TCPConn, *bufio.Reader) {
 }
 
 // ended waits until the other side has closed the connection.
-func ended(c net.Conn) { io.Copy(io.Discard, c) }
+func ended(c io.Reader) { io.Copy(io.Discard, c) }
 
 // Whatever an upstream does wrong is answered for what it is, or breaks the
 // answer off where that has begun; it is never taken for a whole answer, ends no
@@ -105,7 +109,8 @@ func TestFaultyUpstream(t *testing.T) {
 		bff.Upstream{URL: f.url, WebSocket: true, MaxResponseHeader: 16 << 10},
 		bff.Upstream{URL: f.url, Path: "/slow", Timeout: 300 * time.Millisecond},
 		bff.Upstream{URL: "http://127.0.0.1:1", Path: "/down"},
-		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/tls"})
+		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/tls"},
+		bff.Upstream{URL: "https://" + strings.TrimPrefix(f.url, "http://"), Path: "/slow-tls", Timeout: 300 * time.Millisecond})
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	flood := func(line string) func(*net.TCPConn, *bufio.Reader) {
 		return func(c *net.TCPConn, br *bufio.Reader) {
@@ -131,6 +136,7 @@ func TestFaultyUpstream(t *testing.T) {
 	}{
 		{"nobody-listens", "/down", nil, 502, "bad_gateway", false},
 		{"no-tls", "/tls", says(ok), 502, "bad_gateway", false},
+		{"never-shakes-hands", "/slow-tls", func(c *net.TCPConn, br *bufio.Reader) { ended(c) }, 504, "upstream_timeout", false},
 		{"closes-at-once", "", func(*net.TCPConn, *bufio.Reader) {}, 502, "bad_gateway", false},
 		{"closes-after-the-request", "", says(""), 502, "bad_gateway", false},
 		{"resets-at-once", "", func(c *net.TCPConn, _ *bufio.Reader) { c.SetLinger(0) }, 502, "bad_gateway", false},
@@ -485,9 +491,7 @@ func TestEarlyAnswer(t *testing.T) {
 			return
 		}
 		io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull")
-		// To close with something unread would reset the connection, and lose
-		// the answer with it.
-		io.Copy(io.Discard, r.Body)
+		io.Copy(io.Discard, r.Body) // and hears the rest out
 	})
 	c, err := net.Dial("tcp", s.srv.Listener.Addr().String())
 	if err != nil {
@@ -510,6 +514,138 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 	c.Close()
 	<-sent
+}
+
+// It is heard, too, if it resets the connection behind its answer, as servers
+// do that close it with something unread: the answer has arrived by then.
+func TestEarlyAnswerBeforeReset(t *testing.T) {
+	f := newFaulty(t)
+	s := serve(t, bff.Upstream{URL: f.url, IdleTimeout: 10 * time.Second})
+	full := strings.Repeat("full", 10<<10)
+	f.set(func(c *net.TCPConn, br *bufio.Reader) {
+		r, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, r.Body, 1<<20); err == nil {
+			fmt.Fprintf(c, "HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(full), full)
+		}
+	})
+	for i := range 30 {
+		c, br := s.dial()
+		fmt.Fprintf(c, "POST /x HTTP/1.1\r\nHost: x\r\nCookie: %s=%s\r\nX-CSRF: 1\r\nContent-Length: 1073741824\r\n\r\n", s.cookie.Name, s.cookie.Value)
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			io.CopyN(c, zeros{}, 1<<30)
+		}()
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); res.StatusCode != 413 || string(body) != full {
+			t.Errorf("request %d: %s %d bytes, %v", i, res.Status, len(body), err)
+		}
+		c.Close()
+		<-sent
+	}
+}
+
+// A muted connection is one whose other end has gone without a word: what is
+// written is lost.
+type muted struct {
+	net.Conn
+	now atomic.Bool
+}
+
+func (m *muted) Write(p []byte) (int, error) {
+	if m.now.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+// pipes is a listener of connections that are made in the process.
+type pipes struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	if c, ok := <-l.conns; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *pipes) Close() error   { return nil }
+func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// HTTP/2 has one connection for all: one that has died without a word is found
+// out, and not used until TCP notices.
+func TestSilentHTTP2Connection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		l := &pipes{conns: make(chan net.Conn)}
+		srv := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+		go srv.Serve(l)
+		var first atomic.Pointer[muted]
+		tr := bff.NewTransport()
+		tr.Protocols = protocols
+		tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			l.conns <- far
+			c := &muted{Conn: near}
+			first.CompareAndSwap(nil, c)
+			return c, nil
+		}
+		get := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			res, err := tr.RoundTrip(must(http.NewRequestWithContext(ctx, "GET", "http://api.example.com/", nil)))
+			if err == nil {
+				res.Body.Close()
+			}
+			return err
+		}
+		if err := get(); err != nil {
+			t.Fatal(err)
+		}
+		first.Load().now.Store(true)
+		died := time.Now()
+		for get() != nil && time.Since(died) < 20*time.Minute { // it is never idle
+		}
+		if after := time.Since(died); after < 10*time.Second || after > 7*time.Minute {
+			t.Errorf("requests fail for %v", after)
+		}
+		tr.CloseIdleConnections()
+		close(l.conns)
+		srv.Close()
+	})
+}
+
+// A TLS upstream that takes nothing more holds up nobody who closes its
+// connection.
+func TestCloseOfAStuckTLSConnection(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
+		shaken := make(chan error, 1)
+		go func() { shaken <- server.Handshake() }()
+		conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+		if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		conn.Close()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("Close took %v", took)
+		}
+		far.Close()
+	})
 }
 
 // The time-outs, by the clock of a bubble: how long each is, from when it

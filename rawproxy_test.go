@@ -313,6 +313,11 @@ func rawRows() []rawRow {
 	get("dropped-parameter", "issue 5", "/ws/x?id=1&access_token=t&x=2", passed, sent("GET /ws/x?id=1&x=2", ""))
 	get("dropped-parameter-escaped", "issue 5", "/ws/x?%61ccess%5Ftoken=t&x=2", passed, sent("GET /ws/x?x=2", ""))
 	get("dropped-parameter-in-capitals", "issue 5", "/ws/x?Access_Token=t", passed, sent("GET /ws/x", ""))
+	get("dropped-parameter-by-row", "issue 5", "/ws/x?Api-key=t&x=2&api%2Dkey", passed, sent("GET /ws/x?x=2", ""))
+	get("dropped-parameter-to-php", "issue 5", "/ws/x?access.token=t&access+token=t&%20access_token=t&access%5Btoken=t&access_token%00x=t&x=2", passed, sent("GET /ws/x?x=2", ""))
+	get("token-in-the-query", "RFC 6750 2", "/api/x?a=1&access_token=t&api-key=2", passed, sent("GET /v1/x?a=1&api-key=2", ""))
+	add("token-in-the-query-of-nobody", "RFC 6750 2", bare("GET /open/x?ACCESS_TOKEN=t", "", host), passed, sent("GET /open/x", "", "-Authorization"))
+	add("token-in-the-query-of-a-public-row", "issue 5", bare("GET /public/x?access_token=t", "", host), passed, sent("GET /pub/x?access_token=t", "", "-Authorization"))
 	get("dropped-parameter-bare", "issue 5", "/ws/x?access_token&access_token=t&xaccess_token=1", passed, sent("GET /ws/x?xaccess_token=1", ""))
 
 	// Headers: X103, X105, S420-S422, S471-S473, S8.
@@ -324,6 +329,9 @@ func rawRows() []rawRow {
 		"X-User-Groups: Admin", "X-Groups: Admin", "Remote-User: admin", "X-Client-Cert: x", "X-Original-URL: /admin", "X-Rewrite-URL: /admin", "X-Authenticated-User: admin",
 		"X-Amzn-Oidc-Identity: admin", "X-MS-CLIENT-PRINCIPAL-ID: admin", "X-Goog-Authenticated-User-Email: admin", "X-WEBAUTH-USER: admin", "Tailscale-User-Login: admin",
 		"Cf-Access-Authenticated-User-Email: admin", "X-Envoy-Original-Path: /admin", "Ssl-Client-Cert: x", "Client-Cert: :x:", "X-Host: evil", "X-Proxy-User: admin")
+	with("who-others-say-it-is", "X105, S421", "Remote-Groups: admin", "Remote-Email: a@b", "Remote-Name: admin", "Oidc-Claim-Sub: admin", "SM-User: admin", "iv-user: admin",
+		"Mellon-Name-Id: admin", "Shib-Identity-Provider: x", "WL-Proxy-Client-Cert: x", "Fly-Client-IP: 1.2.3.4", "X-Amzn-Mtls-Clientcert-Subject: CN=admin", "X-ARR-ClientCert: x",
+		"X-Azure-ClientIP: 1.2.3.4", "X-MS-Token-AAD-Id-Token: x", "X-AppEngine-User-Email: a@b")
 	with("in-small-letters", "S422", "x-forwarded-user: admin", "x-uSeR-iD: admin", "remote-user: admin")
 	with("with-underscores", "S422, S471", "X_Forwarded_User: admin", "X-Forwarded_User: admin", "x-forwarded_user: admin", "X_User_Id: admin", "Authorization_: x", "Content_Length: 4", "Remote_User: admin", "HTTP_X_USER: x")
 	with("with-other-characters", "S422", "X.User.Id: admin", "X!User: admin", "X~User~Id: admin", "X'User: admin", "X|User: admin")
@@ -475,7 +483,7 @@ func TestRawRequests(t *testing.T) {
 		row("/anybody", "/anybody", func(u *bff.Upstream) {
 			u.Needs, u.Tokens, u.InsecureAnonymousClient = bff.Client, applicationToken{}, true
 		}),
-		row("/ws", "/ws", func(u *bff.Upstream) { u.WebSocket, u.DropQuery = true, []string{"access_token"} }),
+		row("/ws", "/ws", func(u *bff.Upstream) { u.WebSocket, u.DropQuery = true, []string{"api-Key"} }),
 		row("/reports", "/reports", func(u *bff.Upstream) {
 			u.Methods, u.AllowNavigation, u.MaxRequestBody = []string{"GET", "POST"}, true, 10
 		}),

@@ -32,7 +32,8 @@ type streams struct {
 
 	mu       sync.Mutex
 	sessions map[string]*watched // by record key
-	open     int
+	nobodys  map[*stream]bool    // those that are for no session
+	open     int                 // of sessions
 	drained  bool
 }
 
@@ -77,9 +78,19 @@ type streamState struct {
 }
 
 // openStream registers a stream, or says why it can't be had. Call close when
-// it has ended.
+// it has ended. One without a session is told of Drain alone, and not counted.
 func (b *BFF) openStream(s *Session, tell func(streamState)) (*stream, *Problem) {
 	st := &b.streams
+	if s == nil {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		if st.drained {
+			return nil, newProblem(ShuttingDown, nil)
+		}
+		x := &stream{tell: tell}
+		st.nobodys[x] = true
+		return x, nil
+	}
 	st.once.Do(func() { b.forever(b.keepStreams) })
 	b.watch()
 	st.mu.Lock()
@@ -109,6 +120,7 @@ func (b *BFF) closeStream(x *stream) {
 	st := &b.streams
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	delete(st.nobodys, x)
 	w := st.sessions[x.key]
 	if w == nil {
 		return
@@ -282,8 +294,8 @@ func minTime(a, b time.Time) time.Time {
 	return b
 }
 
-// Drain ends the streams that last as long as their session (WebSockets, events)
-// and lets no new one begin, so that [http.Server.Shutdown] need not wait for
+// Drain ends the streams that last (WebSockets, events), whether they are for a
+// session or for nobody, and lets no new one begin, so that [http.Server.Shutdown] need not wait for
 // them: browsers come back to another replica. Give it to
 // [http.Server.RegisterOnShutdown]. Close does it, too.
 func (b *BFF) Drain() {
@@ -296,7 +308,11 @@ func (b *BFF) Drain() {
 			all = append(all, x)
 		}
 	}
+	for x := range st.nobodys {
+		all = append(all, x)
+	}
 	clear(st.sessions)
+	clear(st.nobodys)
 	st.open = 0
 	st.mu.Unlock()
 	for _, x := range all {

@@ -140,6 +140,16 @@ func (t *Table) Paths() []string {
 	return slices.Compact(paths)
 }
 
+// Routes returns the rows, each as its methods and its path, such as
+// "GET HEAD /api/users", in the order in which they are tried.
+func (t *Table) Routes() []string {
+	var routes []string
+	for _, p := range t.rows {
+		routes = append(routes, strings.Join(p.t.Methods, " ")+" "+cmp.Or(p.t.Path, "/"))
+	}
+	return routes
+}
+
 // String returns the table as text, a row a line, in the order in which they
 // are tried: for a log at start-up, or a golden file in a test.
 func (t *Table) String() string {
@@ -163,11 +173,18 @@ func (t *target) notes() string {
 	for _, anyOf := range t.rt.groups {
 		notes = append(notes, "group "+strings.Join(anyOf, "|"))
 	}
+	if t.rt.acr != nil {
+		notes = append(notes, "acr "+strings.Join(t.rt.acr, "|"))
+	}
+	if t.rt.maxAuthAge != nil {
+		notes = append(notes, "sign-in within "+t.rt.maxAuthAge.String())
+	}
 	for _, n := range []struct {
 		is   bool
 		text string
 	}{
 		{len(t.rt.authorize) > 0, "authorize"},
+		{t.rt.optional && t.Needs == User, "OPTIONAL"},
 		{t.InsecureAnonymousClient, "ANONYMOUS CLIENT"},
 		{t.Tokens != nil && t.Needs != Client, "own tokens"},
 		{t.rt.navigation, "navigation"},
@@ -176,6 +193,11 @@ func (t *target) notes() string {
 		{t.WebSocket, "websocket"},
 		{t.H2C, "h2c"},
 		{t.Cache, "cache"},
+		{len(t.Cookies) > 0, "cookies " + strings.Join(t.Cookies, "|")},
+		{len(t.SetCookies) > 0, "sets " + strings.Join(t.SetCookies, "|")},
+		{t.UserIDHeader != "", "user in " + t.UserIDHeader},
+		{t.UserGroupsHeader != "", "groups in " + t.UserGroupsHeader},
+		{t.BlockTokenEcho, "no echo"},
 	} {
 		if n.is {
 			notes = append(notes, n.text)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"sync"
 	"time"
 )
@@ -24,7 +25,7 @@ import (
 // are open as there are requests.
 func newTransport() *http.Transport {
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            dialUpstream,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
 		ForceAttemptHTTP2:      true,
@@ -34,10 +35,91 @@ func newTransport() *http.Transport {
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		DisableCompression:     true, // bodies pass as they are
+		// A connection that has died without a word would fail all requests
+		// until TCP noticed, a quarter of an hour later. gRPC's servers close
+		// one that is asked more often than every 5 minutes, streams and all.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 6 * time.Minute, PingTimeout: 15 * time.Second},
 	}
 }
 
 var sharedTransport = sync.OnceValue(newTransport)
+
+func dialUpstream(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return newUpstreamConn(c), nil
+}
+
+// answerGrace is how long there is to read an answer that came before the
+// connection was reset.
+const answerGrace = time.Second
+
+// An upstreamConn lets such an answer be read: a server that closes with
+// something of the request unread resets the connection behind its answer, and
+// Transport drops what can't be written to, answer and all. Here that fails no
+// sooner than reading, as far as answerGrace goes.
+type upstreamConn struct {
+	net.Conn
+	once sync.Once
+	over chan struct{} // closed when reading has failed, or the connection is closed
+}
+
+func newUpstreamConn(c net.Conn) *upstreamConn {
+	return &upstreamConn{Conn: c, over: make(chan struct{})}
+}
+
+func (c *upstreamConn) end() { c.once.Do(func() { close(c.over) }) }
+
+func (c *upstreamConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.end()
+	}
+	return n, err
+}
+
+// Write fails with the reading side: at once where nothing has come, since
+// nothing more can. HTTP/2 reads and writes in one goroutine, and so does a
+// tls.Conn that is being closed: hence the bound.
+func (c *upstreamConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		select {
+		case <-c.over:
+		case <-time.After(answerGrace):
+		}
+	}
+	return n, err
+}
+
+// lastWord is how long a TLS connection that is closed has to say so.
+const lastWord = 100 * time.Millisecond
+
+// SetWriteDeadline is called by a tls.Conn alone, which closes: it would wait 5
+// seconds for room for its alert, and whoever closes it, with locks held, with
+// it. Where there is room, none of that is needed.
+func (c *upstreamConn) SetWriteDeadline(t time.Time) error {
+	if soon := time.Now().Add(lastWord); t.After(soon) {
+		t = soon
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *upstreamConn) Close() error {
+	c.end()
+	return c.Conn.Close()
+}
+
+// CloseWrite passes on that one side of a WebSocket has said all.
+func (c *upstreamConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
 
 // transport returns what sends requests to t.
 func (t *target) transport() http.RoundTripper {
@@ -281,6 +363,7 @@ func (pt proxyTransport) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	f.watch.enter(passing)
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
+		f.switched = rw
 		res.Body = &tunnel{rw, &f.watch}
 	} else {
 		f.response = responseBody{res.Body, f, res}

@@ -88,14 +88,14 @@ type Upstream struct {
 	// any with the prefix __Host- or __Secure-, it may not.
 	SetCookies []string
 
-	// DropQuery are the names of query parameters that stay here, such as
-	// access_token, which SignalR's client would send.
+	// DropQuery are the names of query parameters that stay here. Unless Needs
+	// is None, access_token is one: SignalR's client would send it.
 	DropQuery []string
 
 	// PassLocation leaves the Location of an answer as it is. Without it, one
 	// under URL is mapped to the path that leads there through us, one elsewhere
-	// on the upstream's own origin is dropped, and one to another origin is
-	// passed on. Redirects are never followed.
+	// on the upstream's own origin, or beside Path, is dropped, and one to
+	// another origin is passed on. Redirects are never followed.
 	PassLocation bool
 
 	// BlockTokenEcho breaks off an answer that repeats the token it was sent, in
@@ -145,7 +145,8 @@ type Upstream struct {
 	// Transport sends the requests. Nil means one of ours: TLS 1.2 or later,
 	// HTTP/2 where the upstream offers it, 10 seconds to connect and 10 for the
 	// TLS handshake, up to 256 idle connections to a host for 90 seconds, no
-	// proxy. Upstreams share it, unless one has MaxResponseHeader or H2C.
+	// proxy, and HTTP/2 connections that are silent for 6 minutes asked whether
+	// they are alive. Upstreams share it, unless one has MaxResponseHeader or H2C.
 	Transport http.RoundTripper
 
 	// InsecureHTTP admits plain http to a host that isn't loopback: tokens then
@@ -341,9 +342,10 @@ func (t *target) checkNeeds() error {
 		if t.Tokens == nil { // check:upstream-tokens
 			return errors.New("Tokens is nil; an upstream that needs Client must say where the application's own token comes from")
 		}
-		if t.InsecureAnonymousClient {
-			t.rt.optional = true
+		if t.rt.optional && !t.InsecureAnonymousClient { // check:upstream-client-optional
+			return errors.New("Options has Optional; to let anybody use the application's own token, set InsecureAnonymousClient")
 		}
+		t.rt.optional = t.InsecureAnonymousClient
 	case None:
 		if t.Tokens != nil || len(t.Groups)+len(t.Options)+len(t.Cookies)+len(t.SetCookies) > 0 || t.RequireCSRFToken ||
 			t.UserIDHeader != "" || t.UserGroupsHeader != "" { // check:upstream-none

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/agglestone/bff"
@@ -48,6 +49,8 @@ func TestUpstreamValidate(t *testing.T) {
 		{"needs-odd", bff.Upstream{URL: api, Needs: 7}, "Needs is 7"},
 		{"client-without-tokens", bff.Upstream{URL: api, Needs: bff.Client}, "Tokens is nil"},
 		{"client", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}}, ""},
+		{"client-optional", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}, Options: []bff.Option{bff.Optional()}}, "InsecureAnonymousClient"},
+		{"client-anonymous", bff.Upstream{URL: api, Needs: bff.Client, Tokens: applicationToken{}, InsecureAnonymousClient: true}, ""},
 		{"anonymous-user", bff.Upstream{URL: api, InsecureAnonymousClient: true}, "InsecureAnonymousClient"},
 		{"none-with-groups", bff.Upstream{URL: api, Needs: bff.None, Groups: []string{"Admin"}}, "Needs is None"},
 		{"none-with-options", bff.Upstream{URL: api, Needs: bff.None, Options: []bff.Option{bff.RequireGroup("Admin")}}, "Needs is None"},
@@ -125,6 +128,19 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 	if got, want := table.Paths(), []string{"/api/users", "/assets", "/jobs", "/api", "/hub", "/x"}; !slices.Equal(got, want) {
 		t.Errorf("Paths() = %q, want %q", got, want)
 	}
+	if got, want := table.Routes()[:3], []string{"DELETE PUT /api/users", "GET HEAD /api/users", "GET HEAD /assets"}; !slices.Equal(got, want) {
+		t.Errorf("Routes() = %q, want %q", got, want)
+	}
+	said := a.auth.Upstreams(
+		bff.Upstream{URL: base, Path: "/a", Options: []bff.Option{bff.RequireACR("gold", "silver"), bff.MaxAuthAge(5 * time.Minute)}},
+		bff.Upstream{URL: base, Path: "/b", Options: []bff.Option{bff.Optional()}, Cookies: []string{"theme"}, SetCookies: []string{"theme", "lang"}},
+		bff.Upstream{URL: base, Path: "/c", UserIDHeader: "X-User-Id", UserGroupsHeader: "X-User-Groups", BlockTokenEcho: true},
+	).String()
+	for _, want := range []string{"  acr gold|silver, sign-in within 5m0s  ", "  OPTIONAL, cookies theme, sets theme|lang  ", "  user in X-User-Id, groups in X-User-Groups, no echo  "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("String() = %s\nwant %q in it", said, want)
+		}
+	}
 	a.handler = a.auth.Routes(table)
 	bob, alice := a.signIn("bob"), a.signIn("alice")
 	token := http.Header{"X-Csrf-Token": {session(t, alice)["csrfToken"].(string)}}
@@ -165,7 +181,7 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 			t.Errorf("%s %s arrived %d times, at %s; want once, at %s", c.method, c.path, n, a.api.last().URL, c.at)
 		}
 	}
-	bfftest.CheckRoutes(t, alice, table.Paths(), map[string]bfftest.Answers{
+	bfftest.CheckRoutes(t, alice, table.Routes(), map[string]bfftest.Answers{
 		"GET /api":       {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "200"},
 		"GET /api/users": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "200"},
 		"PUT /api/users": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "403 csrf"},
@@ -189,6 +205,37 @@ PATH        METHODS     NEEDS           ALSO                      UPSTREAM
 	if r := a.browser().Fetch("GET", "/api", nil, nil); r.Status != 404 || r.Reason() != "not_found" {
 		t.Errorf("an empty table = %v", r)
 	}
+}
+
+// What a row says of activity and of the sign-in holds for what it serves.
+func TestRowsAndTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		row := func(path string, passive bool, opts ...bff.Option) bff.Upstream {
+			return bff.Upstream{URL: "https://api.example.com", Path: path, Passive: passive, Options: opts,
+				Transport: bfftest.InProcess(map[string]http.Handler{"https://api.example.com": a.api})}
+		}
+		a.handler = a.auth.Routes(a.auth.Upstreams(row("/active", false), row("/passive", true),
+			row("/recent", false, bff.MaxAuthAge(5*time.Minute)), row("/gold", false, bff.RequireACR("gold"))))
+		b := a.signIn("alice")
+		fetch := func(path string, status int, reason string) {
+			t.Helper()
+			before := a.api.hits()
+			if r := b.Fetch("GET", path, nil, nil); r.Status != status || r.Reason() != reason || (a.api.hits() > before) != (status == 200) {
+				t.Errorf("GET %s = %v with %d requests to the API, want %d %s", path, r, a.api.hits()-before, status, reason)
+			}
+		}
+		fetch("/recent", 200, "")
+		fetch("/gold", 401, "step_up")
+		time.Sleep(6 * time.Minute)
+		fetch("/recent", 401, "step_up")
+		time.Sleep(44 * time.Minute)
+		fetch("/active", 200, "") // and the hour of idling begins anew
+		time.Sleep(50 * time.Minute)
+		fetch("/passive", 200, "")
+		time.Sleep(11 * time.Minute)
+		fetch("/passive", 401, "session_idle")
+	})
 }
 
 // A rewritten path can't leave the base, whatever the function makes of it.

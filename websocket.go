@@ -42,7 +42,7 @@ func newSocket(upstream io.ReadWriteCloser) *socket {
 }
 
 // end closes the socket with a code and a reason of at most 123 bytes. It
-// returns at once.
+// returns at once, or in a tenth of a second where TLS can't say so.
 func (s *socket) end(code uint16, reason string) {
 	s.mu.Lock()
 	if s.closing == nil {

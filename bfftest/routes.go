@@ -19,10 +19,10 @@ type Answers struct {
 // /api/users", as three callers, and compares what they get. b is a browser in
 // which somebody is signed in.
 //
-// paths are those that have to be covered, as bff.Table.Paths returns them. So
-// a row that somebody adds to the table makes the test fail until its answers
-// are written down too.
-func CheckRoutes(t TB, b *Browser, paths []string, want map[string]Answers) {
+// rows are what has to be covered, as bff.Table.Routes returns them: a path and
+// before it the methods, or none for any. So a row that somebody adds to the
+// table makes the test fail until its answers are written down too.
+func CheckRoutes(t TB, b *Browser, rows []string, want map[string]Answers) {
 	t.Helper()
 	anonymous := b.Tab()
 	anonymous.jar = &jar{}
@@ -35,8 +35,8 @@ func CheckRoutes(t TB, b *Browser, paths []string, want map[string]Answers) {
 			wrong = append(wrong, fmt.Sprintf("%q is no route such as GET /api/users", route))
 			continue
 		}
-		if at := longest(paths, path); at >= 0 {
-			covered[paths[at]] = true
+		if at := rowOf(rows, method, path); at >= 0 {
+			covered[rows[at]] = true
 		}
 		for _, c := range []struct {
 			caller, want string
@@ -55,9 +55,9 @@ func CheckRoutes(t TB, b *Browser, paths []string, want map[string]Answers) {
 			}
 		}
 	}
-	for _, path := range paths {
-		if !covered[path] {
-			wrong = append(wrong, fmt.Sprintf("nothing is said about the answers below %s", path))
+	for _, row := range rows {
+		if !covered[row] {
+			wrong = append(wrong, fmt.Sprintf("nothing is said about the answers below %s", row))
 		}
 	}
 	if len(wrong) > 0 {
@@ -74,13 +74,24 @@ func sorted(want map[string]Answers) []string {
 	return routes
 }
 
-// longest returns the index of the longest path that path is at or below, or
-// -1.
-func longest(paths []string, path string) int {
-	at := -1
-	for i, p := range paths {
-		rest, ok := strings.CutPrefix(path, p)
-		if ok && (rest == "" || rest[0] == '/' || rest[0] == '?') && (at < 0 || len(p) > len(paths[at])) {
+// rowOf returns the index of the row that serves a request: the one with the
+// longest path that path is at or below, and with the method; or -1.
+func rowOf(rows []string, method, path string) int {
+	at, length := -1, -1
+	for i, row := range rows {
+		methods := strings.Fields(row)
+		prefix := ""
+		if n := len(methods) - 1; n >= 0 {
+			methods, prefix = methods[:n], strings.TrimSuffix(methods[n], "/")
+		}
+		rest, ok := strings.CutPrefix(path, prefix)
+		if !ok || rest != "" && rest[0] != '/' && rest[0] != '?' || len(prefix) < length {
+			continue
+		}
+		if len(prefix) > length {
+			at, length = -1, len(prefix)
+		}
+		if len(methods) == 0 || slices.Contains(methods, method) {
 			at = i
 		}
 	}

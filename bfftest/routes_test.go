@@ -44,6 +44,9 @@ func TestCheckRoutes(t *testing.T) {
 		{"wrong", []string{"/api"}, map[string]bfftest.Answers{"GET /api": {Anonymous: "200", CrossSite: "200", SignedIn: "403"}},
 			[]string{"nobody: 401 no_session; want 200", "another site: 403 csrf; want 200", "signed in: 200; want 403"}},
 		{"method", nil, map[string]bfftest.Answers{"PUT /api": right}, []string{"signed in: 405; want 200"}},
+		{"methods", []string{"GET HEAD /api", "PUT /api", "/"}, map[string]bfftest.Answers{"GET /api/x": right, "PUT /api/x": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "405"}, "GET /": right}, nil},
+		{"forgotten-method", []string{"GET HEAD /api", "PUT /api", "/"}, map[string]bfftest.Answers{"GET /api/x": right, "GET /": right}, []string{"about the answers below PUT /api"}},
+		{"method-of-no-row", []string{"GET /api/users", "/api"}, map[string]bfftest.Answers{"GET /api/users": right, "PUT /api/users": {Anonymous: "401 no_session", CrossSite: "403 csrf", SignedIn: "405"}}, []string{"about the answers below /api"}},
 		{"forgotten", []string{"/api", "/api/users", ""}, map[string]bfftest.Answers{"GET /api/usersx": right, "GET /": right}, []string{"about the answers below /api/users"}},
 		{"malformed", nil, map[string]bfftest.Answers{"/api": right}, []string{"no route"}},
 	} {

@@ -71,9 +71,13 @@ func Application(c ApplicationConfig) bff.TokenSource {
 	if a.lifetime <= 0 {
 		a.lifetime = 5 * time.Minute
 	}
+	params := url.Values{}
+	for name, values := range c.Params {
+		params[name] = slices.Clone(values)
+	}
 	a.config = clientcredentials.Config{
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret.Reveal(), TokenURL: c.TokenURL,
-		Scopes: slices.Clone(c.Scopes), EndpointParams: c.Params, AuthStyle: oauth2.AuthStyleInHeader,
+		Scopes: slices.Clone(c.Scopes), EndpointParams: params, AuthStyle: oauth2.AuthStyleInHeader,
 	}
 	if c.AuthMethod == "client_secret_post" {
 		a.config.AuthStyle = oauth2.AuthStyleInParams

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/agglestone/bff"
@@ -68,7 +69,7 @@ func source(exchange bool, params url.Values, err error) bff.TokenSource {
 // Resource asks for a token for the resources, by a refresh with the parameter
 // resource (RFC 8707, section 2.2). Each is an absolute URI without a fragment.
 func Resource(uris ...string) bff.TokenSource {
-	return source(false, url.Values{"resource": uris}, checkResources(uris, true))
+	return source(false, url.Values{"resource": slices.Clone(uris)}, checkResources(uris, true))
 }
 
 // Scope asks for a token of these scopes, by a refresh. They must be among those
@@ -103,7 +104,7 @@ func Exchange(c ExchangeConfig) bff.TokenSource {
 		params.Set("audience", c.Audience)
 	}
 	if len(c.Resources) > 0 {
-		params["resource"] = c.Resources
+		params["resource"] = slices.Clone(c.Resources)
 	}
 	if len(c.Scopes) > 0 {
 		params.Set("scope", strings.Join(c.Scopes, " "))

@@ -2,6 +2,7 @@ package tokens_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/agglestone/bff"
 	"github.com/agglestone/bff/bfftest"
+	"github.com/agglestone/bff/store/memstore"
 	"github.com/agglestone/bff/tokens"
 )
 
@@ -83,6 +86,8 @@ type app struct {
 	auth *bff.BFF
 	b    *bfftest.Browser
 
+	store *witness
+
 	mu     sync.Mutex
 	tokens map[string]map[string]bool // by API, those that came
 	refuse map[string]bool            // tokens that the APIs don't accept
@@ -92,9 +97,10 @@ func newApp(t *testing.T, sources map[string]bff.TokenSource) *app {
 	t.Helper()
 	a := &app{iss: bfftest.NewIssuer(bfftest.Options{}), tokens: map[string]map[string]bool{}, refuse: map[string]bool{}}
 	a.tap = &tap{next: a.iss.Transport()}
+	a.store = &witness{Store: memstore.New(memstore.Options{})}
 	auth, err := bff.New(t.Context(), bff.Config{
 		Issuer: a.iss.URL(), ClientID: a.iss.ClientID(), RedirectURL: appURL + "/auth/callback",
-		Keys: []bff.Key{bff.NewKey()}, HTTPClient: &http.Client{Transport: a.tap}, Logger: slog.New(slog.DiscardHandler),
+		Keys: []bff.Key{bff.NewKey()}, Store: a.store, HTTPClient: &http.Client{Transport: a.tap}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +199,84 @@ func TestOneGrantAfterAnother(t *testing.T) {
 		if a.iss.LiveGrants() != 1 {
 			t.Error("the issuer saw a refresh token twice")
 		}
+	})
+}
+
+// RFC 6749, section 6; RFC 8707, section 2.2: what each grant asks for, said once
+// and for all when the source is made; and that the store sees no token.
+func TestGrants(t *testing.T) {
+	uris, scopes := []string{"https://a.example.com", "https://b.example.com"}, []string{"read", "write"}
+	config := tokens.ExchangeConfig{Resources: slices.Clone(uris)}
+	a := newApp(t, map[string]bff.TokenSource{
+		"resource": tokens.Resource(uris...), "scope": tokens.Scope(scopes...), "audience": tokens.Audience("them"), "exchange": tokens.Exchange(config),
+	})
+	uris[0], scopes[0], config.Resources[0] = "https://evil.example", "admin", "https://evil.example"
+	a.tap.answer = func(form url.Values) (int, string) {
+		if form.Get("grant_type") == "refresh_token" && !form.Has("resource") && !form.Has("scope") && !form.Has("audience") {
+			return 0, ""
+		}
+		return 200, fmt.Sprintf(`{"access_token":"granted-%d","token_type":"Bearer","expires_in":600,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`, a.tap.count(all))
+	}
+	for name, want := range map[string]url.Values{
+		"resource": {"grant_type": {"refresh_token"}, "resource": {"https://a.example.com", "https://b.example.com"}},
+		"scope":    {"grant_type": {"refresh_token"}, "scope": {"read write"}},
+		"audience": {"grant_type": {"refresh_token"}, "audience": {"them"}},
+		"exchange": {"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "resource": {"https://a.example.com", "https://b.example.com"}},
+	} {
+		for range 2 {
+			if r := a.b.Fetch("GET", "/"+name+"/x", nil, nil); r.Status != 200 {
+				t.Errorf("GET /%s = %v", name, r)
+			}
+		}
+		form := a.tap.forms[len(a.tap.forms)-1]
+		for _, param := range []string{"grant_type", "resource", "scope", "audience"} {
+			if !slices.Equal(form[param], want[param]) {
+				t.Errorf("%s: %s is %q, want %q", name, param, form[param], want[param])
+			}
+		}
+		token := fmt.Sprintf("granted-%d", a.tap.count(all))
+		if got := a.got(name); len(got) != 1 || got[0] != token {
+			t.Errorf("%s: the API got %q, want %s", name, got, token)
+		}
+		if a.store.saw(token) {
+			t.Errorf("%s: the store has the token in the clear", name)
+		}
+	}
+	if n := len(a.store.values); n < 5 || a.tap.count(all) != 5 {
+		t.Errorf("%d values written and %d token requests; want one for the sign-in and each grant", n, a.tap.count(all))
+	}
+}
+
+func all(url.Values) bool { return true }
+
+// A witness is a store that keeps what was written to it.
+type witness struct {
+	*memstore.Store
+	mu     sync.Mutex
+	values []string
+}
+
+func (w *witness) note(value []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.values = append(w.values, string(value))
+}
+
+func (w *witness) Create(ctx context.Context, key string, value []byte, expires, end time.Time) (bool, error) {
+	w.note(value)
+	return w.Store.Create(ctx, key, value, expires, end)
+}
+
+func (w *witness) Replace(ctx context.Context, key string, version uint64, value []byte) (uint64, bool, error) {
+	w.note(value)
+	return w.Store.Replace(ctx, key, version, value)
+}
+
+func (w *witness) saw(token string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.values, func(value string) bool {
+		return strings.Contains(value, token) || strings.Contains(value, base64.StdEncoding.EncodeToString([]byte(token))[:10])
 	})
 }
 
@@ -364,6 +448,25 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// RFC 6749, section 2.3.1: the secret goes into the form if the endpoint wants
+// it there, and nowhere else.
+func TestApplicationSecretInTheForm(t *testing.T) {
+	endpoint := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, basic := r.BasicAuth(); basic || r.PostFormValue("client_id") != "app" || r.PostFormValue("client_secret") != "s3cret" || r.URL.RawQuery != "" {
+			t.Errorf("token request %s %v, Basic %v", r.URL, r.PostForm, basic)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"access_token":"token","token_type":"Bearer"}`)
+	})
+	source := tokens.Application(tokens.ApplicationConfig{
+		TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret", AuthMethod: "client_secret_post",
+		HTTPClient: &http.Client{Transport: bfftest.InProcess(map[string]http.Handler{"https://op.example.com": endpoint})},
+	})
+	if got, err := source.Token(t.Context(), nil, ""); err != nil || got != "token" {
+		t.Errorf("Token = %q, %v", got.Reveal(), err)
+	}
+}
+
 // The application's own token: one request per expiry, none that hammers.
 func TestApplication(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -374,7 +477,7 @@ func TestApplication(t *testing.T) {
 			defer mu.Unlock()
 			requests++
 			id, secret, _ := r.BasicAuth()
-			if r.FormValue("grant_type") != "client_credentials" || id != "app" || secret != "s3cret" || r.FormValue("scope") != "jobs" {
+			if r.FormValue("grant_type") != "client_credentials" || id != "app" || secret != "s3cret" || r.FormValue("scope") != "jobs" || r.FormValue("audience") != "them" {
 				t.Errorf("token request %v as %s", r.Form, id)
 			}
 			w.Header().Set("Content-Type", "application/json")
@@ -385,10 +488,12 @@ func TestApplication(t *testing.T) {
 			}
 			fmt.Fprintf(w, `{"access_token":"token-%d","token_type":"Bearer","expires_in":600}`, requests)
 		})
+		params := url.Values{"audience": {"them"}}
 		source := tokens.Application(tokens.ApplicationConfig{
-			TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret", Scopes: []string{"jobs"},
+			TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret", Scopes: []string{"jobs"}, Params: params,
 			HTTPClient: &http.Client{Transport: bfftest.InProcess(map[string]http.Handler{"https://op.example.com": endpoint})},
 		})
+		params["audience"][0] = "others"
 		all := func(want string) {
 			t.Helper()
 			var wg sync.WaitGroup

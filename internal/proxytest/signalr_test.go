@@ -25,7 +25,7 @@ func TestSignalR(t *testing.T) {
 			h := &hub{conns: map[string]*hubConn{}}
 			up := httptest.NewServer(h)
 			defer up.Close()
-			g := newGateway(t, false, bff.Upstream{URL: up.URL + "/messaging", Path: "/hub", StripPrefix: "/hub", WebSocket: true, DropQuery: []string{"access_token"}})
+			g := newGateway(t, false, bff.Upstream{URL: up.URL + "/messaging", Path: "/hub", StripPrefix: "/hub", WebSocket: true})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			client := exec.CommandContext(ctx, "node", "client.mjs", g.URL+"/hub?access_token=from-the-browser&x=1", g.cookie, appURL, transport)
