@@ -182,7 +182,8 @@ type Config struct {
 	RefreshEvery time.Duration
 
 	// AccessTokenLifetime is assumed where the issuer doesn't say how long an
-	// access token lives. Zero means 5 minutes.
+	// access token lives, or says less than a second, such as 0 (RFC 6749,
+	// section 5.1, expires_in). Zero means 5 minutes.
 	AccessTokenLifetime time.Duration
 
 	// IssuerTimeout bounds one request to the issuer. Zero means 10 seconds.
