@@ -103,7 +103,8 @@ type Config struct {
 
 	// RedirectURL is where the issuer sends the browser back, as registered
 	// there. Its path is the callback's path; its origin is the one origin that
-	// requests must come from. Behind a reverse proxy it is the public URL.
+	// requests must come from. Behind a reverse proxy it is the public URL. New
+	// refuses a host that browsers spell otherwise, such as 127.1.
 	RedirectURL string
 
 	// PostLogoutURL is where a sign-out ends, as registered at the issuer.
