@@ -280,6 +280,76 @@ func TestBackchannelLogoutScope(t *testing.T) {
 	}
 }
 
+// Sections 2.4 and 2.7: an issuer may name the session in its logout tokens
+// though its ID tokens don't. Then all of the subject's sessions that could be
+// meant end, the ones whose login is under way included (D9).
+func TestBackchannelLogoutWithoutSID(t *testing.T) {
+	token := func(a *app, sub, sid string) string {
+		return a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sub"], t.Claims["sid"] = sub, sid })
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		alice, other := a.signIn("alice"), a.signIn("bob") // with a sid
+		heal := a.iss.Break("token", claim("sid", nil))
+		without, too, bob := a.signIn("alice"), a.signIn("alice"), a.signIn("bob")
+		g := a.iss.Grants()
+		expect := func(step string, want ...bool) {
+			t.Helper()
+			for i, b := range []*bfftest.Browser{alice, other, without, too, bob} {
+				if got := signedIn(t, b); got != want[i] {
+					t.Errorf("%s: browser %d is signed in: %v", step, i, got)
+				}
+			}
+		}
+		late := token(a, g[2].Subject, g[2].SID)
+		checkLogoutAnswer(t, a.logout(a.iss.LogoutToken(func(t *bfftest.Token) { t.Claims["sid"] = g[2].SID })), 200)
+		expect("by a sid that nobody knows", true, true, true, true, true)
+		checkLogoutAnswer(t, a.logout(token(a, g[2].Subject, g[2].SID)), 200)
+		expect("by both", true, true, false, false, true)
+		time.Sleep(2 * time.Second)
+		without = a.signIn("alice")
+		checkLogoutAnswer(t, a.logout(late), 200)
+		expect("late", true, true, true, false, true)
+		checkLogoutAnswer(t, a.logout(token(a, g[0].Subject, g[0].SID)), 200)
+		expect("by both, of a session that is known", false, true, false, false, true)
+		heal()
+	})
+	for name, sid := range map[string]any{"in flight": nil, "in flight with another sid": "another"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &gatedStore{Store: memstore.New(memstore.Options{})}
+				a := newApp(t, setup{config: bff.Config{Store: store}})
+				a.iss.Break("token", claim("sid", sid))
+				store.before(func() {
+					g := a.iss.Grants()[0]
+					checkLogoutAnswer(t, a.logout(token(a, g.Subject, g.SID)), 200)
+				})
+				b := a.browser()
+				r := b.SignIn("alice")
+				if in := signedIn(t, b); in != (sid != nil) {
+					t.Errorf("signed in is %v: %v", in, r.Err)
+				}
+			})
+		})
+	}
+	// What could not be done is tried again, and the token isn't used up.
+	synctest.Test(t, func(t *testing.T) {
+		store := &brokenStore{Store: memstore.New(memstore.Options{})}
+		a := newApp(t, setup{config: bff.Config{Store: store}})
+		a.iss.Break("token", claim("sid", nil))
+		b := a.signIn("alice")
+		g := a.iss.Grants()[0]
+		both, op := token(a, g.Subject, g.SID), "End"
+		store.fails.Store(&op)
+		checkLogoutAnswer(t, a.logout(both), 400)
+		store.fails.Store(new(string))
+		checkLogoutAnswer(t, a.logout(both), 200)
+		if signedIn(t, b) {
+			t.Error("the session lives")
+		}
+	})
+}
+
 // S225, X127, D9: a token works once in the whole fleet; one that comes late,
 // for the first time, does not end the session that began since.
 func TestBackchannelLogoutReplayAndLateness(t *testing.T) {
