@@ -19,7 +19,8 @@ const logoutBodyWait = 10 * time.Second
 
 // serveBackchannel answers POST /auth/backchannel-logout: the issuer ends the
 // sessions of a subject, or of one of its own sessions (OpenID Connect
-// Back-Channel Logout 1.0). It reads and sets no cookie, and asks for no proof
+// Back-Channel Logout 1.0). If the token names both, it ends those sessions of
+// the subject, too, whose ID token didn't say of which session it was. It reads and sets no cookie, and asks for no proof
 // of origin but the token's signature. The answer is 200, or 400 whatever went
 // wrong (section 2.8), with Retry-After where trying again may help.
 func (b *BFF) serveBackchannel(w http.ResponseWriter, r *http.Request) {
@@ -88,11 +89,22 @@ func (b *BFF) obey(r *http.Request, tok *issuer.LogoutToken) error {
 	}
 	e := ending{kind: tagSubject, value: tok.Subject, upTo: tok.IssuedAt}
 	e.event = Event{Subject: tok.Subject, Reason: SessionRevoked, By: ByIssuer, Request: requestInfo(r)}
+	var failed error
 	if tok.SID != "" {
+		// Of the subject's sessions whose ID token had no sid nobody can say that
+		// they are not meant. One with another sid isn't.
+		if tok.Subject != "" {
+			e.noSID = true
+			_, failed = b.endTagged(ctx, e)
+			e.noSID = false
+		}
 		e.kind, e.value, e.subject = tagSID, tok.SID, tok.Subject
 	}
 	if _, err := b.endTagged(ctx, e); err != nil {
-		return newProblem(StoreUnavailable, err)
+		failed = err
+	}
+	if failed != nil {
+		return newProblem(StoreUnavailable, failed)
 	}
 	b.emit(ctx, r, Event{Kind: BackchannelLogout, Subject: tok.Subject, Reason: SessionRevoked, By: ByIssuer})
 	until := time.Now().Add(issuer.LogoutTokenKept + 2*b.cfg.ClockSkew)

@@ -103,7 +103,8 @@ type Config struct {
 
 	// RedirectURL is where the issuer sends the browser back, as registered
 	// there. Its path is the callback's path; its origin is the one origin that
-	// requests must come from. Behind a reverse proxy it is the public URL.
+	// requests must come from. Behind a reverse proxy it is the public URL. New
+	// refuses a host that browsers spell otherwise, such as 127.1.
 	RedirectURL string
 
 	// PostLogoutURL is where a sign-out ends, as registered at the issuer.
@@ -182,7 +183,8 @@ type Config struct {
 	RefreshEvery time.Duration
 
 	// AccessTokenLifetime is assumed where the issuer doesn't say how long an
-	// access token lives. Zero means 5 minutes.
+	// access token lives, or says less than a second, such as 0 (RFC 6749,
+	// section 5.1, expires_in). Zero means 5 minutes.
 	AccessTokenLifetime time.Duration
 
 	// IssuerTimeout bounds one request to the issuer. Zero means 10 seconds.

@@ -169,6 +169,9 @@ func (c *checker) redirect(cfg *Config, b *BFF) *url.URL {
 	case !validHost(u): // check:config-redirect-host
 		c.add("RedirectURL", "its host %q can't carry our cookies; use the name that browsers see, in ASCII, and no wildcard address", u.Host)
 		return nil
+	case !plainHost(u): // check:config-redirect-spelling
+		c.add("RedirectURL", "its host %q is not spelled as browsers spell it, and so would be no Origin of theirs; write an address in its usual short form, such as 127.0.0.1 or [::1], and a port without zeros in front", u.Host)
+		return nil
 	case u.Scheme == "http" && !isLocalSite(u.Hostname()) && !cfg.InsecureHTTP: // check:config-redirect-https
 		c.add("RedirectURL", "%q is plain http, which can't carry our Secure cookies; use https (plain http is for loopback hosts, or set InsecureHTTP on a test network)", cfg.RedirectURL)
 		return nil
@@ -434,6 +437,26 @@ func validHost(u *url.URL) bool {
 	return !strings.ContainsFunc(host, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
 	})
+}
+
+// plainHost reports whether u's valid host is spelled as browsers spell it in an
+// Origin, but for the case of letters and a port that goes without saying,
+// which originOf sees to. A name whose last label is a number is an IPv4 address
+// to them, and may stand for another than it shows: 127.1, 0x7f.1, 2130706433,
+// 010.0.0.1 (WHATWG URL, section 3.5).
+func plainHost(u *url.URL) bool {
+	host := strings.ToLower(u.Hostname())
+	if strings.HasPrefix(u.Port(), "0") {
+		return false
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.String() == host && !addr.Is4In6() // which is best written as the IPv4 address it is
+	}
+	label := host[strings.LastIndexByte(host, '.')+1:]
+	if digits, ok := strings.CutPrefix(label, "0x"); ok {
+		return strings.Trim(digits, "0123456789abcdef") != ""
+	}
+	return strings.Trim(label, "0123456789") != ""
 }
 
 // validPath reports whether p is a path that means the same to every router.

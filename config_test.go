@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,14 @@ func configRows() []configRow {
 		{name: "a redirect URL on a wildcard address", checks: "config-redirect-host", edit: func(c *bff.Config) { c.RedirectURL = "https://0.0.0.0/auth/callback" }, field: "RedirectURL", says: "can't carry our cookies"},
 		{name: "a redirect URL on a host with a dot at its end", checks: "config-redirect-host", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com./auth/callback" }, field: "RedirectURL", says: "can't carry our cookies"},
 		{name: "a redirect URL on a port that isn't", checks: "config-redirect-host", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com:99999/auth/callback" }, field: "RedirectURL", says: "can't carry our cookies"},
+		{name: "a redirect URL on an IPv6 address in full", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://[0:0:0:0:0:0:0:1]/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on an IPv6 address with zeros in front", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://[2001:0db8::1]/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on an IPv4 address within an IPv6 one", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://[::ffff:192.0.2.1]/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on a short IPv4 address", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://127.1/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on an IPv4 address as one number", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://3221225985/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on an IPv4 address in hexadecimal", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://192.0.2.0X1/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on an IPv4 address with zeros in front", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://192.0.2.01/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
+		{name: "a redirect URL on a port with zeros in front", checks: "config-redirect-spelling", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com:0443/auth/callback" }, field: "RedirectURL", says: "as browsers spell it"},
 		{name: "a redirect URL over http", checks: "config-redirect-https", edit: func(c *bff.Config) { c.RedirectURL = "http://app.example.com/auth/callback" }, field: "RedirectURL", says: "plain http"},
 		{name: "a redirect URL without a path", checks: "config-redirect-path", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com" }, field: "RedirectURL", says: "plain path"},
 		{name: "a redirect URL with dot segments", checks: "config-redirect-path", edit: func(c *bff.Config) { c.RedirectURL = "https://app.example.com/a/../b" }, field: "RedirectURL", says: "plain path"},
@@ -145,6 +154,7 @@ func configRows() []configRow {
 		{name: "an upstream with a user", checks: "upstream-plain", edit: upstream(bff.Upstream{URL: "https://api.example.com@evil.example"}), field: "Upstreams[0]", says: "user"},
 		{name: "an upstream with dot segments", checks: "upstream-path", edit: upstream(bff.Upstream{URL: "https://api.example.com/a/../b"}), field: "Upstreams[0]", says: "dot segments"},
 		{name: "an upstream of no tenant", checks: "upstream-tenant", edit: upstream(bff.AgglestoneUsers("a/b", "", "/users")), field: "Upstreams[0]", says: `"a/b" is not a tenant ID`},
+		{name: "an upstream for nobody", edit: upstream(bff.Upstream{URL: "https://api.example.com", Options: []bff.Option{bff.RequireACR("gold"), bff.RequireACR("silver")}}), field: "Upstreams[0]", says: "Options: RequireACR"},
 		{name: "a prefix that isn't one", checks: "upstream-prefix", edit: upstream(bff.Upstream{URL: "https://api.example.com", StripPrefix: "api"}), field: "Upstreams[0]", says: "plain path"},
 		{name: "an upstream on loopback over http", edit: upstream(bff.Upstream{URL: "http://127.0.0.1:8081/v1"})},
 		{name: "an upstream on a test network over http", edit: upstream(bff.Upstream{URL: "http://api:8081", InsecureHTTP: true})},
@@ -177,6 +187,37 @@ func TestConfig(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A RedirectURL that New accepts has the origin that browsers make of it, in
+// whatever case it is written, and with a port that they leave out.
+func TestOriginOfRedirectURL(t *testing.T) {
+	for redirect, origin := range map[string]string{
+		"https://APP.Example.com/cb":        "https://app.example.com",
+		"HTTPS://app.example.com:443/cb":    "https://app.example.com",
+		"https://app.example.com:8443/cb":   "https://app.example.com:8443",
+		"https://3com.example.com/cb":       "https://3com.example.com",
+		"https://0x.example.com0x/cb":       "https://0x.example.com0x",
+		"https://192.0.2.1:443/cb":          "https://192.0.2.1",
+		"http://127.0.0.1:80/cb":            "http://127.0.0.1",
+		"http://[::1]:8080/cb":              "http://[::1]:8080",
+		"https://[2001:DB8::A]:443/auth/cb": "https://[2001:db8::a]",
+	} {
+		cfg := goodConfig()
+		cfg.RedirectURL = redirect
+		auth, err := bff.New(t.Context(), cfg)
+		if err != nil {
+			t.Errorf("New with %s = %v", redirect, err)
+			continue
+		}
+		r := httptest.NewRequest("POST", "/logout", nil)
+		r.Header.Set("Origin", origin)
+		w := httptest.NewRecorder()
+		auth.Routes(nil).ServeHTTP(w, r)
+		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != origin+"/" {
+			t.Errorf("%s: a form of %s got %d, to %q", redirect, origin, w.Code, w.Header().Get("Location"))
+		}
 	}
 }
 

@@ -62,7 +62,7 @@ func (b *BFF) fileTags(ctx context.Context, id *seal.ID, key string, c *content,
 		return nil
 	}
 	list := tags(id, &c.head)
-	note := record.Note{Created: now, IssuedAt: c.grant.IssuedAt, Device: device}
+	note := record.Note{Created: now, IssuedAt: c.grant.IssuedAt, Device: device, HasSID: c.head.SID != ""}
 	copy(note.Subject[:], list[0])
 	text := note.Append(nil)
 	for _, tag := range list {
@@ -80,6 +80,7 @@ func (b *BFF) fileTags(ctx context.Context, id *seal.ID, key string, c *content,
 const (
 	markIssued = "m" // with the time by the issuer's clock
 	markBegun  = "n" // by ours
+	markNoSID  = "o" // by the issuer's, for sessions whose ID token has no sid
 )
 
 // overtaken reports whether a session that was just created was to end: its
@@ -96,12 +97,14 @@ func (b *BFF) overtaken(ctx context.Context, id *seal.ID, c *content, began time
 			return false, err
 		}
 		for mark := range marks {
+			if strings.HasPrefix(mark, markNoSID) && c.head.SID != "" { // check:tag-mark-sid
+				continue
+			}
 			of := c.grant.IssuedAt
-			text, command := strings.CutPrefix(mark, markBegun)
-			if command {
+			if strings.HasPrefix(mark, markBegun) {
 				of = began
 			}
-			upTo, err := strconv.ParseInt(strings.TrimPrefix(text, markIssued), 10, 64)
+			upTo, err := strconv.ParseInt(strings.TrimLeft(mark, markIssued+markBegun+markNoSID), 10, 64)
 			if i > 0 || err == nil && of.UnixMilli() <= upTo { // check:tag-mark
 				return true, nil
 			}
@@ -158,6 +161,7 @@ type ending struct {
 	kind, value string
 	upTo        time.Time // sessions whose ID token was issued later stay; zero: none does
 	subject     string    // with tagSID: only this subject's, unless empty
+	noSID       bool      // only sessions whose ID token has no sid
 	event       Event     // to be told of each
 }
 
@@ -168,7 +172,11 @@ func (b *BFF) endTagged(ctx context.Context, e ending) (int, error) {
 	now := time.Now()
 	mark := markBegun + strconv.FormatInt(now.UnixMilli(), 10)
 	if !e.upTo.IsZero() {
-		mark = markIssued + strconv.FormatInt(e.upTo.UnixMilli(), 10)
+		kind := markIssued
+		if e.noSID {
+			kind = markNoSID
+		}
+		mark = kind + strconv.FormatInt(e.upTo.UnixMilli(), 10)
 	}
 	var unmarked error
 	for _, tag := range b.ring.Load().Tags(e.kind, e.value) {
@@ -189,6 +197,8 @@ func (b *BFF) endTagged(ctx context.Context, e ending) (int, error) {
 		case !f.opens: // nothing is known of it, so it does not stay
 			return false
 		case !e.upTo.IsZero() && f.note.IssuedAt.After(e.upTo): // check:ends-next-session
+			return true
+		case e.noSID && f.note.HasSID: // check:sid-of-its-own
 			return true
 		case e.subject != "" && !slices.ContainsFunc(subjects, func(tag string) bool { return tag[:16] == string(f.note.Subject[:]) }): // check:sid-of-another
 			return true

@@ -26,6 +26,7 @@ type route struct {
 	tokenless  bool // an issuer that can't be reached doesn't matter
 	maxAuthAge *time.Duration
 	acr        []string // any of them; nil: any at all
+	err        error    // of options that exclude each other
 }
 
 // answer is how somebody who isn't signed in is told.
@@ -37,12 +38,12 @@ const (
 	answerAPI
 )
 
-func newRoute(opts []Option) *route {
+func newRoute(opts []Option) (*route, error) {
 	rt := &route{}
 	for _, o := range opts {
 		o(rt)
 	}
-	return rt
+	return rt, rt.err
 }
 
 // Optional admits requests without a session. The handler then finds none in
@@ -88,8 +89,14 @@ func Passive() Option { return func(rt *route) { rt.passive = true } }
 // request waits for a refresh only if the token has expired.
 //
 // Answers are Cache-Control: no-store unless next says otherwise.
+//
+// Protect panics if opts exclude each other, as http.ServeMux does for patterns
+// that do: see [RequireACR].
 func (b *BFF) Protect(next http.Handler, opts ...Option) http.Handler {
-	rt := newRoute(opts)
+	rt, err := newRoute(opts)
+	if err != nil {
+		panic("bff: Protect: " + err.Error())
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Cache-Control"] = noStore
 		s, problem := b.admit(w, r, rt, proofRule{navigate: true, form: true}, false)

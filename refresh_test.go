@@ -75,6 +75,31 @@ func TestRefreshAhead(t *testing.T) {
 	})
 }
 
+// S87: what the issuer says of a token's life is not taken at its word if it is
+// none at all, or every request would cost it a token request.
+func TestExpiresInZero(t *testing.T) {
+	for _, said := range []any{0, -1, nil} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newApp(t, setup{})
+			a.iss.Break("token", member("expires_in", said))
+			b := a.signIn("alice")
+			for range 10 {
+				if r := b.Fetch("GET", "/api/x", nil, nil); r.Status != 200 {
+					t.Errorf("expires_in %v: GET /api/x = %v", said, r)
+				}
+				time.Sleep(25 * time.Second)
+			}
+			if n := a.iss.Count("token:refresh_token"); n != 0 {
+				t.Errorf("expires_in %v: %d refreshes within 4 minutes", said, n)
+			}
+			time.Sleep(time.Minute)
+			if b.Fetch("GET", "/api/x", nil, nil); a.iss.Count("token:refresh_token") != 1 {
+				t.Errorf("expires_in %v: %d refreshes after 5 minutes, want 1", said, a.iss.Count("token:refresh_token"))
+			}
+		})
+	}
+}
+
 // fleet returns replicas of an application that share a store, each behind a
 // handler of its own, and one browser for each that shares its cookies.
 func fleet(t *testing.T, n int, s setup) ([]*app, func(i int, b *bfftest.Browser) *bfftest.Browser) {

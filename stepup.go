@@ -34,8 +34,9 @@ func MaxAuthAge(d time.Duration) Option {
 // hold, and what both admit is asked for.
 //
 // RequireACR panics if it is given no values, or some that can't be asked for:
-// each is visible ASCII, all together are 256 characters at most. So does the
-// route that it is for, if nobody could get in by all that are given.
+// each is visible ASCII, all together are 256 characters at most. If nobody
+// could get in by all that a route is given, [BFF.Protect] panics, and an
+// [Upstream] is not valid.
 func RequireACR(anyOf ...string) Option {
 	anyOf = slices.Clone(anyOf)
 	joined := strings.Join(anyOf, " ")
@@ -50,7 +51,8 @@ func RequireACR(anyOf ...string) Option {
 		}
 		both := slices.DeleteFunc(slices.Clone(rt.acr), func(acr string) bool { return !slices.Contains(anyOf, acr) })
 		if len(both) == 0 {
-			panic(fmt.Sprintf("bff: RequireACR: no sign-in has one of %q and one of %q", rt.acr, anyOf))
+			rt.err = fmt.Errorf("RequireACR: no sign-in has one of %q and one of %q", rt.acr, anyOf)
+			return
 		}
 		rt.acr = both
 	}

@@ -106,6 +106,9 @@ func TestStepUpThatNobodyCanTake(t *testing.T) {
 	mustPanic(t, "two that exclude each other", "no sign-in has", func() {
 		a.auth.ProtectFunc(whoami, bff.RequireACR("gold"), bff.RequireACR("silver"))
 	})
+	mustPanic(t, "an option of Proxy that excludes the upstream's", "bff: Proxy: Options: RequireACR: no sign-in has", func() {
+		a.auth.Proxy(bff.Upstream{URL: "https://api.example.com", Options: []bff.Option{bff.RequireACR("gold")}}, bff.RequireACR("silver"))
+	})
 }
 
 // Of two demands that overlap, what both admit is asked for: an issuer that

@@ -328,7 +328,10 @@ func (t *target) checkMethods() error {
 }
 
 func (t *target) checkNeeds() error {
-	t.rt = newRoute(t.Options)
+	var err error
+	if t.rt, err = newRoute(t.Options); err != nil {
+		return fmt.Errorf("Options: %w", err)
+	}
 	if v, ok := t.Tokens.(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
 			return fmt.Errorf("Tokens: %w", err)

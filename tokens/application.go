@@ -38,7 +38,8 @@ type ApplicationConfig struct {
 	// Timeout bounds one token request. Zero means 10 seconds.
 	Timeout time.Duration
 
-	// Lifetime is assumed where the answer doesn't say. Zero means 5 minutes.
+	// Lifetime is assumed where the answer doesn't say how long the token lives,
+	// or says 0 or less. Zero means 5 minutes.
 	Lifetime time.Duration
 }
 
@@ -166,9 +167,6 @@ func (a *application) ask(ctx context.Context, flight chan struct{}) {
 	if err == nil && strings.ContainsFunc(t.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		err = errors.New("the token has characters that no token has")
 	}
-	if err == nil && !t.Expiry.IsZero() && !now.Before(t.Expiry) {
-		err = errors.New("the token has expired already")
-	}
 	if err != nil {
 		var refusal *oauth2.RetrieveError
 		if errors.As(err, &refusal) { // whose text quotes the answer
@@ -179,7 +177,7 @@ func (a *application) ask(ctx context.Context, flight chan struct{}) {
 	}
 	a.token, a.got, a.failure = bff.Secret(t.AccessToken), now, nil
 	a.expires = now.Add(a.lifetime)
-	if !t.Expiry.IsZero() {
+	if now.Before(t.Expiry) {
 		a.expires = t.Expiry
 	}
 }

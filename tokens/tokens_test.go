@@ -544,3 +544,29 @@ func TestApplication(t *testing.T) {
 		}
 	})
 }
+
+// RFC 6749, section 5.1: a lifetime of nothing says nothing.
+func TestApplicationExpiresIn(t *testing.T) {
+	for _, said := range []string{"0", "-1"} {
+		synctest.Test(t, func(t *testing.T) {
+			requests := 0
+			source := tokens.Application(tokens.ApplicationConfig{
+				TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret",
+				HTTPClient: &http.Client{Transport: bfftest.InProcess(map[string]http.Handler{"https://op.example.com": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					requests++
+					w.Header().Set("Content-Type", "application/json")
+					fmt.Fprintf(w, `{"access_token":"t","token_type":"Bearer","expires_in":%s}`, said)
+				})})},
+			})
+			for range 4 {
+				if token, err := source.Token(t.Context(), nil, ""); err != nil || token != "t" {
+					t.Errorf("expires_in %s: %q, %v", said, token.Reveal(), err)
+				}
+				time.Sleep(time.Minute)
+			}
+			if requests != 1 {
+				t.Errorf("expires_in %s: %d token requests in 4 minutes, want 1", said, requests)
+			}
+		})
+	}
+}

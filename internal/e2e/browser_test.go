@@ -499,17 +499,39 @@ func (v *visit) forget(origin string) {
 
 // look notes what a script on the page could read, and a person could see.
 func (tb *tab) look(when string) {
-	const js = `JSON.stringify({
-		url: location.href,
-		referrer: document.referrer,
-		cookie: document.cookie,
-		local: Object.entries(localStorage),
-		session: Object.entries(sessionStorage),
-		name: window.name,
-		state: history.state,
-		entries: performance.getEntries().map((e) => e.name),
-		html: document.documentElement.outerHTML,
-	})`
+	const js = `(async () => {
+		const answer = (r) => new Promise((ok, no) => { r.onsuccess = () => ok(r.result); r.onerror = () => no(r.error) });
+		const databases = [], kept = [];
+		for (const { name } of await indexedDB.databases()) {
+			const db = await answer(indexedDB.open(name));
+			for (const store of db.objectStoreNames) {
+				const all = db.transaction(store).objectStore(store);
+				databases.push([name, store, ...await Promise.all([answer(all.getAllKeys()), answer(all.getAll())])]);
+			}
+			db.close();
+		}
+		for (const name of self.caches ? await caches.keys() : []) { // in a secure context only
+			const cache = await caches.open(name);
+			for (const req of await cache.keys()) {
+				for (const res of await cache.matchAll(req, { ignoreVary: true })) {
+					kept.push([name, req.url, [...req.headers], [...res.headers], await res.text()]);
+				}
+			}
+		}
+		return JSON.stringify({
+			url: location.href,
+			referrer: document.referrer,
+			cookie: document.cookie,
+			local: Object.entries(localStorage),
+			session: Object.entries(sessionStorage),
+			databases: databases,
+			caches: kept,
+			name: window.name,
+			state: history.state,
+			entries: performance.getEntries().map((e) => e.name),
+			html: document.documentElement.outerHTML,
+		}, (_, x) => x instanceof ArrayBuffer || ArrayBuffer.isView(x) ? new TextDecoder().decode(x) : typeof x === "bigint" ? String(x) : x);
+	})()`
 	text, err := eval[string](tb, js)
 	if err != nil {
 		return // an opaque page (about:blank, an error page) has no storage

@@ -309,6 +309,20 @@ func TestSearchCatchesLeaks(t *testing.T) {
 		case "/storage":
 			half := len(got.Refresh) / 2
 			page(fmt.Sprintf("<script>sessionStorage.x = %q + %q</script>", got.Refresh[:half], got.Refresh[half:]))
+		case "/database":
+			half := len(got.Access) / 2
+			page(fmt.Sprintf(`<script>
+				busy = true;
+				const open = indexedDB.open("d");
+				open.onupgradeneeded = () => open.result.createObjectStore("s").put({ t: new TextEncoder().encode(%q + %q) }, "k");
+				open.onsuccess = () => { open.result.close(); busy = false };
+			</script>`, got.Access[:half], got.Access[half:]))
+		case "/caches":
+			half := len(got.ID) / 2
+			page(fmt.Sprintf(`<script>
+				busy = true;
+				caches.open("c").then((c) => c.put("/kept", new Response(%q + %q))).then(() => { busy = false });
+			</script>`, got.ID[:half], got.ID[half:]))
 		case "/dom":
 			half := len(got.Access) / 2
 			page(fmt.Sprintf("<script>document.title = %q + %q</script>", got.Access[:half], got.Access[half:]))
@@ -341,6 +355,8 @@ func TestSearchCatchesLeaks(t *testing.T) {
 		{"/hint", "ID token", "header Location of app GET"},
 		{"/storage", "refresh token", "session"},
 		{"/dom", "access token", "html"},
+		{"/database", "access token", ": databases"},
+		{"/caches", "ID token", ": caches"},
 		{"/session", "session cookie's value", "the body of app GET"},
 	} {
 		v.seenAt = w.seen.len()
@@ -352,6 +368,7 @@ func TestSearchCatchesLeaks(t *testing.T) {
 			tb.goTo(authorizeURL(w, nil))
 		}
 		tb.goTo(w.app.origin + c.path)
+		tb.await("what the page stores", `!self.busy`)
 		tb.look("now")
 		found := false
 		list := v.leaks()

@@ -117,7 +117,7 @@ func newFleet(t *testing.T, stores []bff.Store, raw [][]byte, opts Options, firs
 	})
 	f.iss.UseKey(bfftest.NewKey("ES256"))
 	if first/batch%2 == 1 {
-		f.iss.Break("token", bfftest.Fault{EditJSON: func(m map[string]any) { m["expires_in"] = 0 }})
+		f.iss.Break("token", bfftest.Fault{EditJSON: func(m map[string]any) { delete(m, "expires_in") }})
 	}
 	var err error
 	if f.ring, err = seal.NewRing(raw, f.iss.URL(), f.iss.ClientID()); err != nil {
@@ -139,6 +139,8 @@ func newFleet(t *testing.T, stores []bff.Store, raw [][]byte, opts Options, firs
 			HTTPClient:   f.iss.Client(),
 			Logger:       slog.New(slog.DiscardHandler),
 			RefreshEvery: time.Millisecond,
+			// Of tokens that come without a word about it.
+			AccessTokenLifetime: time.Nanosecond,
 			OnLogin:      noteSignIn,
 			// Redemptions wait for each other where the machine is slow.
 			IssuerTimeout: 30 * time.Second,

@@ -94,8 +94,8 @@ type TokenResponse struct {
 	Scope        string // empty if there was none: what was asked for
 	IssuedType   string // of a token exchange (RFC 8693, section 2.2.1)
 
-	// Lifetime is the access token's. Zero means that it has expired, and a
-	// negative value that the issuer didn't say (RFC 6749, section 5.1).
+	// Lifetime is the access token's. It is negative if the issuer didn't say
+	// (RFC 6749, section 5.1), and otherwise a second at least.
 	Lifetime time.Duration
 }
 
@@ -222,16 +222,18 @@ func readTokens(op string, t *trip, secrets []string) (*TokenResponse, *Error) {
 }
 
 // lifetime reads expires_in: a number, or a string of one. What can't be read
-// counts as absent, and the caller falls back on its configuration.
+// counts as absent, and the caller falls back on its configuration. So does
+// what is less than a second: of a token that was born expired every request
+// would make a new one.
 func lifetime(raw json.RawMessage) time.Duration {
 	if s, ok := text(raw); ok {
 		raw = json.RawMessage(s)
 	}
 	seconds, err := strconv.ParseFloat(string(raw), 64)
-	if !json.Valid(raw) || err != nil && !errors.Is(err, strconv.ErrRange) {
+	if !json.Valid(raw) || err != nil && !errors.Is(err, strconv.ErrRange) || seconds < 1 {
 		return -1
 	}
-	return time.Duration(min(max(seconds, 0), math.MaxInt32)) * time.Second
+	return time.Duration(min(seconds, math.MaxInt32)) * time.Second
 }
 
 // refusal makes an error of an answer that grants nothing.

@@ -122,6 +122,7 @@ type Note struct {
 	IssuedAt time.Time // of the ID token of the sign-in
 	Device   string    // coarse: a browser and a system
 	Subject  [16]byte  // of the subject's tag
+	HasSID   bool      // it is filed under the issuer's session, too
 }
 
 const version = 1
@@ -280,7 +281,8 @@ func (n *Note) Append(b []byte) []byte {
 	b = appendTime(b, n.Created)
 	b = appendTime(b, n.IssuedAt)
 	b = appendString(b, n.Device)
-	return append(b, n.Subject[:]...)
+	b = append(b, n.Subject[:]...)
+	return appendBool(b, n.HasSID)
 }
 
 // ParseNote decodes what Append encoded.
@@ -288,6 +290,7 @@ func ParseNote(b []byte) (Note, error) {
 	d := newDecoder(b)
 	n := Note{Created: d.time(), IssuedAt: d.time(), Device: d.string()}
 	copy(n.Subject[:], d.take(len(n.Subject)))
+	n.HasSID = d.bool()
 	return n, d.end()
 }
 

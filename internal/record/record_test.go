@@ -26,7 +26,7 @@ var grant = record.Grant{
 
 var attempt = record.Attempt{Secret: [32]byte{7}, Began: at, ReturnURL: "/x#y", MaxAge: -time.Second, ACRValues: "a b", Subject: "alice"}
 
-var note = record.Note{Created: at, IssuedAt: at.Add(-time.Second), Device: "Firefox on Linux", Subject: [16]byte{3, 15: 4}}
+var note = record.Note{Created: at, IssuedAt: at.Add(-time.Second), Device: "Firefox on Linux", Subject: [16]byte{3, 15: 4}, HasSID: true}
 
 var tokens = record.Tokens{{Name: "n", Token: "t", Obtained: at, Expiry: at.Add(time.Hour)}, {Name: "m", NotBefore: at}}
 
