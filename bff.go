@@ -183,8 +183,9 @@ type Config struct {
 	RefreshEvery time.Duration
 
 	// AccessTokenLifetime is assumed where the issuer doesn't say how long an
-	// access token lives, or says less than a second, such as 0 (RFC 6749,
-	// section 5.1, expires_in). Zero means 5 minutes.
+	// access token lives (RFC 6749, section 5.1, expires_in). Zero means 5
+	// minutes. A token that is said to have expired already, with 0 or less, is
+	// taken to live for a second, or each request would ask for another.
 	AccessTokenLifetime time.Duration
 
 	// IssuerTimeout bounds one request to the issuer. Zero means 10 seconds.

@@ -38,8 +38,8 @@ type ApplicationConfig struct {
 	// Timeout bounds one token request. Zero means 10 seconds.
 	Timeout time.Duration
 
-	// Lifetime is assumed where the answer doesn't say how long the token lives,
-	// or says 0 or less. Zero means 5 minutes.
+	// Lifetime is assumed where the answer doesn't say how long the token lives.
+	// Zero means 5 minutes.
 	Lifetime time.Duration
 }
 
@@ -177,7 +177,7 @@ func (a *application) ask(ctx context.Context, flight chan struct{}) {
 	}
 	a.token, a.got, a.failure = bff.Secret(t.AccessToken), now, nil
 	a.expires = now.Add(a.lifetime)
-	if now.Before(t.Expiry) {
-		a.expires = t.Expiry
+	if t.Extra("expires_in") != nil { // 0 among it, or less: not for every request
+		a.expires = now.Add(max(t.Expiry.Sub(now), time.Second))
 	}
 }

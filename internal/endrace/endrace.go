@@ -141,7 +141,7 @@ func newFleet(t *testing.T, stores []bff.Store, raw [][]byte, opts Options, firs
 			RefreshEvery: time.Millisecond,
 			// Of tokens that come without a word about it.
 			AccessTokenLifetime: time.Nanosecond,
-			OnLogin:      noteSignIn,
+			OnLogin:             noteSignIn,
 			// Redemptions wait for each other where the machine is slow.
 			IssuerTimeout: 30 * time.Second,
 			StoreTimeout:  30 * time.Second,

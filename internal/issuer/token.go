@@ -222,18 +222,18 @@ func readTokens(op string, t *trip, secrets []string) (*TokenResponse, *Error) {
 }
 
 // lifetime reads expires_in: a number, or a string of one. What can't be read
-// counts as absent, and the caller falls back on its configuration. So does
-// what is less than a second: of a token that was born expired every request
-// would make a new one.
+// counts as absent, and the caller falls back on its configuration. No life is
+// shorter than a second: of a token that was born expired every request would
+// make a new one.
 func lifetime(raw json.RawMessage) time.Duration {
 	if s, ok := text(raw); ok {
 		raw = json.RawMessage(s)
 	}
 	seconds, err := strconv.ParseFloat(string(raw), 64)
-	if !json.Valid(raw) || err != nil && !errors.Is(err, strconv.ErrRange) || seconds < 1 {
+	if !json.Valid(raw) || err != nil && !errors.Is(err, strconv.ErrRange) {
 		return -1
 	}
-	return time.Duration(min(seconds, math.MaxInt32)) * time.Second
+	return time.Duration(min(max(seconds, 1), math.MaxInt32)) * time.Second
 }
 
 // refusal makes an error of an answer that grants nothing.
