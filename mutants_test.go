@@ -97,6 +97,7 @@ var guards = map[string]string{
 	"token-expiry":               "TestNoRefreshToken",
 	"trailer":                    "TestProxyResponseHeaders",
 	"upstream-anonymous":         "TestUpstreamValidate/anonymous-user",
+	"upstream-stream-token":      "TestUpstreamValidate/stream-token-of-none",
 	"upstream-client-optional":   "TestUpstreamValidate/client-optional",
 	"upstream-csrf-token":        "TestTable",
 	"upstream-method":            "TestUpstreamValidate/methods-trace",

@@ -109,7 +109,8 @@ type Upstream struct {
 
 	// EndStreamsWithToken ends WebSockets and event streams when the access
 	// token that they began with expires, for upstreams that look at it once.
-	// They always end with the session.
+	// They always end with the session. It is for the session's own access
+	// token, not for that of Tokens.
 	EndStreamsWithToken bool
 
 	// Cache lets the upstream's Cache-Control stand. Without it, answers are
@@ -359,6 +360,9 @@ func (t *target) checkNeeds() error {
 	}
 	if t.InsecureAnonymousClient && t.Needs != Client { // check:upstream-anonymous
 		return errors.New("InsecureAnonymousClient is for upstreams that need Client")
+	}
+	if t.EndStreamsWithToken && (t.Tokens != nil || t.Needs == None) { // check:upstream-stream-token
+		return errors.New("EndStreamsWithToken is for upstreams that get the session's own access token; without Tokens, and unless Needs is None")
 	}
 	if len(t.Groups) > 0 {
 		t.rt.groups = append(t.rt.groups, t.Groups)

@@ -57,6 +57,8 @@ func TestUpstreamValidate(t *testing.T) {
 		{"none-with-cookies", bff.Upstream{URL: api, Needs: bff.None, Cookies: []string{"a"}}, "Needs is None"},
 		{"none-with-identity", bff.Upstream{URL: api, Needs: bff.None, UserIDHeader: "X-User-Id"}, "Needs is None"},
 		{"none-with-tokens", bff.Upstream{URL: api, Needs: bff.None, Tokens: applicationToken{}}, "Needs is None"},
+		{"stream-token-of-tokens", bff.Upstream{URL: api, Tokens: applicationToken{}, EndStreamsWithToken: true}, "EndStreamsWithToken"},
+		{"stream-token-of-none", bff.Upstream{URL: api, Needs: bff.None, EndStreamsWithToken: true}, "EndStreamsWithToken"},
 		{"options-apart", bff.Upstream{URL: api, Options: []bff.Option{bff.RequireACR("gold"), bff.RequireACR("silver")}}, "Options: RequireACR: no sign-in has"},
 		{"options-overlapping", bff.Upstream{URL: api, Options: []bff.Option{bff.RequireACR("gold", "silver"), bff.RequireACR("silver")}}, ""},
 		{"identity-odd", bff.Upstream{URL: api, UserIDHeader: "X User"}, "can't be a header"},
