@@ -48,6 +48,11 @@ func (c *checker) config(ctx context.Context, cfg Config, b *BFF) Config {
 			}
 			continue
 		}
+		if slices.ContainsFunc(b.upstreams, func(other *target) bool {
+			return other.sameOrigin(t.url) && other.base == t.base // check:config-upstream-twice
+		}) {
+			c.add(fmt.Sprintf("Upstreams[%d]", i), "URL %q is declared twice; leave one, or requests could be either's", up.URL)
+		}
 		b.upstreams = append(b.upstreams, t)
 	}
 	return cfg

@@ -155,6 +155,9 @@ func configRows() []configRow {
 		{name: "an upstream with dot segments", checks: "upstream-path", edit: upstream(bff.Upstream{URL: "https://api.example.com/a/../b"}), field: "Upstreams[0]", says: "dot segments"},
 		{name: "an upstream of no tenant", checks: "upstream-tenant", edit: upstream(bff.AgglestoneUsers("a/b", "", "/users")), field: "Upstreams[0]", says: `"a/b" is not a tenant ID`},
 		{name: "an upstream for nobody", edit: upstream(bff.Upstream{URL: "https://api.example.com", Options: []bff.Option{bff.RequireACR("gold"), bff.RequireACR("silver")}}), field: "Upstreams[0]", says: "Options: RequireACR"},
+		{name: "an upstream twice", checks: "config-upstream-twice", edit: func(c *bff.Config) {
+			c.Upstreams = []bff.Upstream{{URL: "https://api.example.com/v1"}, {URL: "https://API.example.com:443/v1/"}}
+		}, field: "Upstreams[1]", says: "declared twice"},
 		{name: "a prefix that isn't one", checks: "upstream-prefix", edit: upstream(bff.Upstream{URL: "https://api.example.com", StripPrefix: "api"}), field: "Upstreams[0]", says: "plain path"},
 		{name: "an upstream on loopback over http", edit: upstream(bff.Upstream{URL: "http://127.0.0.1:8081/v1"})},
 		{name: "an upstream on a test network over http", edit: upstream(bff.Upstream{URL: "http://api:8081", InsecureHTTP: true})},

@@ -148,6 +148,8 @@ type Upstream struct {
 	// TLS handshake, up to 256 idle connections to a host for 90 seconds, no
 	// proxy, and HTTP/2 connections that are silent for 6 minutes asked whether
 	// they are alive. Upstreams share it, unless one has MaxResponseHeader or H2C.
+	// One of your own is taken as it is: an http.Transport loses the answer of
+	// an upstream that refuses an upload and resets the connection.
 	Transport http.RoundTripper
 
 	// InsecureHTTP admits plain http to a host that isn't loopback: tokens then
