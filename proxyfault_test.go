@@ -26,8 +26,9 @@ import (
 // A faulty upstream does to each connection what a function says, and counts
 // the connections.
 type faulty struct {
-	url   string
-	conns atomic.Int32
+	url      string
+	conns    atomic.Int32
+	rambling atomic.Int32 // of them
 
 	mu    sync.Mutex
 	serve func(c *net.TCPConn, br *bufio.Reader)
@@ -94,6 +95,16 @@ func says(answer string) func(*net.TCPConn, *bufio.Reader) {
 		if _, err := readRequest(br); err == nil {
 			io.WriteString(c, answer)
 		}
+	}
+}
+
+// rambles is says, but stays until the other side has closed the connection.
+func (f *faulty) rambles(answer string) func(*net.TCPConn, *bufio.Reader) {
+	return func(c *net.TCPConn, br *bufio.Reader) {
+		f.rambling.Add(1)
+		defer f.rambling.Add(-1)
+		says(answer)(c, br)
+		ended(c)
 	}
 }
 
@@ -197,7 +208,7 @@ func TestFaultyUpstream(t *testing.T) {
 		{"status-999", "", says("HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nok"), 999, "", false},
 		{"switches-protocols-unasked", "", says("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), 502, "bad_gateway", false},
 		{"length-too-long", "", says("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok"), 200, "", true},
-		{"length-too-short", "", says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), 200, "", false},
+		{"length-too-short", "", f.rambles("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), 200, "", false},
 		{"lengths-differ", "", says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"), 502, "bad_gateway", false},
 		{"length-negative", "", says("HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok"), 502, "bad_gateway", false},
 		{"encoding-unknown", "", says("HTTP/1.1 200 OK\r\nTransfer-Encoding: cow\r\n\r\nok"), 502, "bad_gateway", false},
@@ -221,8 +232,8 @@ func TestFaultyUpstream(t *testing.T) {
 				}
 			}
 		}, 502, "bad_gateway", false},
-		{"body-with-204", "", says("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nevil"), 204, "", false},
-		{"body-with-304", "", says("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nevil"), 304, "", false},
+		{"body-with-204", "", f.rambles("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nevil"), 204, "", false},
+		{"body-with-304", "", f.rambles("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nevil"), 304, "", false},
 		{"fine-after-all", "", says(ok), 200, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -253,6 +264,12 @@ func TestFaultyUpstream(t *testing.T) {
 			}
 			if c.status < 500 && !c.broken && c.status != 204 && c.status != 304 && string(body) != "ok" {
 				t.Errorf("body %q, want ok", body)
+			}
+			// What came unasked is no answer to the next request.
+			for deadline := time.Now().Add(20 * time.Second); f.rambling.Load() > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the connection is still open")
+				}
 			}
 		})
 	}
