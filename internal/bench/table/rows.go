@@ -36,11 +36,6 @@ var groups = []group{
 }
 
 var rows = []row{
-	{
-		"`Protect`, memory store of 1,000 sessions",
-		figure{"Protect/bff/token=1KB/sessions=1000", "cpu-ns/op"}, figure{"Protect/bare", "cpu-ns/op"}, "the handler by itself",
-	},
-	{"allocations", figure{"Protect/bff/token=1KB/sessions=1000", "allocs/op"}, figure{"Protect/bare", "allocs/op"}, "the same"},
 	protect("`Protect`, memory store of 1,000 sessions", "token=1KB/sessions=1000", "cpu-ns/op"),
 	protect("the same of 1,000,000, asked for at random", "token=1KB/sessions=1000000", "cpu-ns/op"),
 	protect("the same of 1,000, access tokens of 16 KB", "token=16KB/sessions=1000", "cpu-ns/op"),
