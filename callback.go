@@ -569,6 +569,10 @@ func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, ac
 		if err := json.Unmarshal(answer, &info); err != nil {
 			return &issuer.Error{Op: "claims", Kind: issuer.Malformed}
 		}
+		// A null says nothing (OpenID Connect Core 1.0, section 5.3.2).
+		null := func(_ string, v json.RawMessage) bool { return string(v) == "null" }
+		maps.DeleteFunc(info, null)
+		maps.DeleteFunc(claims, null)
 		if old {
 			for _, name := range c.grant.AtUserInfo {
 				delete(claims, name)
@@ -576,7 +580,6 @@ func (b *BFF) learn(ctx context.Context, c *content, idToken json.RawMessage, ac
 			maps.Copy(claims, info)
 		} else {
 			c.grant.AtUserInfo = slices.Sorted(maps.Keys(info))
-			maps.DeleteFunc(claims, func(_ string, v json.RawMessage) bool { return string(v) == "null" }) // it says nothing
 			maps.Copy(info, claims)
 			claims = info
 		}

@@ -961,29 +961,33 @@ func TestGroupsFromEither(t *testing.T) {
 
 // D13: what userinfo had and is silent about later is gone, though the ID token
 // of the sign-in said it too. Of what userinfo never had, its silence says
-// nothing.
+// nothing. To say null is to be silent (OpenID Connect Core 1.0, section 5.3.2).
 func TestGroupsVanishFromUserInfo(t *testing.T) {
-	for _, had := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
-			a := newApp(t, setup{issuer: bfftest.Options{NoIDTokenOnRefresh: true}, config: bff.Config{UserInfo: true}})
-			if !had {
-				a.iss.Break("userinfo", member("groups", nil))
-			}
-			b := a.signIn("alice")
-			if had {
-				a.iss.Break("userinfo", member("groups", nil))
-			}
-			want := map[bool]int{true: 403, false: 200}[had]
-			for range 3 {
-				time.Sleep(16 * time.Minute)
-				if r := b.Fetch("GET", "/admin", nil, nil); r.Status != want {
-					t.Errorf("userinfo without groups, where it had some before: %v; GET /admin = %v, want %d", had, r, want)
-				}
-			}
-			if got := session(t, b)["claims"].(map[string]any)["name"]; got != "Alice Archer" {
-				t.Errorf("name %v", got)
-			}
-		})
+	for name, silent := range map[string]any{"absent": nil, "null": []any(nil)} {
+		for _, had := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%v", name, had), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a := newApp(t, setup{issuer: bfftest.Options{NoIDTokenOnRefresh: true}, config: bff.Config{UserInfo: true}})
+					if !had {
+						a.iss.Break("userinfo", member("groups", silent))
+					}
+					b := a.signIn("alice")
+					if had {
+						a.iss.Break("userinfo", member("groups", silent))
+					}
+					want := map[bool]int{true: 403, false: 200}[had]
+					for range 3 {
+						time.Sleep(16 * time.Minute)
+						if r := b.Fetch("GET", "/admin", nil, nil); r.Status != want {
+							t.Errorf("userinfo without groups, where it had some before: %v; GET /admin = %v, want %d", had, r, want)
+						}
+					}
+					if got := session(t, b)["claims"].(map[string]any)["name"]; got != "Alice Archer" {
+						t.Errorf("name %v", got)
+					}
+				})
+			})
+		}
 	}
 }
 

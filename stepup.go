@@ -13,7 +13,7 @@ import (
 // by the ID token's auth_time: a refresh doesn't count. Others are answered
 // step_up, a page by a sign-in with max_age. An issuer that ignores max_age
 // leaves them at an error page (OpenID Connect Core 1.0, section 3.1.3.7, step
-// 13; RFC 9470).
+// 13; RFC 9470). Given twice, both must hold.
 //
 // Config.ClockSkew is allowed for, as it is when the sign-in is checked: what
 // the one takes the other must not refuse, or an issuer whose clock is behind
@@ -24,8 +24,10 @@ func MaxAuthAge(d time.Duration) Option {
 		panic("bff: MaxAuthAge: " + d.String() + " is negative")
 	}
 	return func(rt *route) {
-		rt.maxAuthAge = &d
 		rt.fresh = true
+		if rt.maxAuthAge == nil || d < *rt.maxAuthAge {
+			rt.maxAuthAge = &d
+		}
 	}
 }
 

@@ -111,6 +111,26 @@ func TestStepUpThatNobodyCanTake(t *testing.T) {
 	})
 }
 
+// Of two ages the shorter counts, in whichever order they are given: an option of
+// Proxy can't loosen the upstream's.
+func TestMaxAuthAgeTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hour, minute := bff.MaxAuthAge(time.Hour), bff.MaxAuthAge(time.Minute)
+		a := newApp(t, setup{mux: func(a *app, mux *http.ServeMux) {
+			mux.Handle("GET /longer-first", a.auth.ProtectFunc(whoami, hour, minute))
+			mux.Handle("GET /shorter-first", a.auth.ProtectFunc(whoami, minute, hour))
+		}})
+		b := a.signIn("alice")
+		time.Sleep(10 * time.Minute)
+		for _, path := range []string{"/longer-first", "/shorter-first"} {
+			var p map[string]any
+			if r := b.Fetch("GET", path, nil, nil); r.Reason() != "step_up" || r.JSON(&p) != nil || p["maxAge"] != 60.0 {
+				t.Errorf("GET %s = %v, max age %v; want step_up with 60", path, r, p["maxAge"])
+			}
+		}
+	})
+}
+
 // Of two demands that overlap, what both admit is asked for: an issuer that
 // grants the first of what it is asked would please one after the other.
 func TestRequireACRTwice(t *testing.T) {

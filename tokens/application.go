@@ -177,7 +177,8 @@ func (a *application) ask(ctx context.Context, flight chan struct{}) {
 	}
 	a.token, a.got, a.failure = bff.Secret(t.AccessToken), now, nil
 	a.expires = now.Add(a.lifetime)
-	if t.Extra("expires_in") != nil { // 0 among it, or less: not for every request
+	// 0 among it, or less: not for every request. Of a form "" is what isn't there.
+	if said := t.Extra("expires_in"); said != nil && said != "" {
 		a.expires = now.Add(max(t.Expiry.Sub(now), time.Second))
 	}
 }

@@ -572,3 +572,34 @@ func TestApplicationExpiresIn(t *testing.T) {
 		})
 	}
 }
+
+// An answer that doesn't say how long its token lives is asked for again after
+// ApplicationConfig.Lifetime, be it JSON or a form, which some endpoints send.
+func TestApplicationLifetimeUnsaid(t *testing.T) {
+	for kind, body := range map[string]string{
+		"application/json":                  `{"access_token":"t","token_type":"Bearer"}`,
+		"application/json; charset=utf-8":   `{"access_token":"t","token_type":"Bearer","expires_in":null}`,
+		"application/x-www-form-urlencoded": "access_token=t&token_type=Bearer",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			requests := 0
+			source := tokens.Application(tokens.ApplicationConfig{
+				TokenURL: "https://op.example.com/token", ClientID: "app", ClientSecret: "s3cret", Lifetime: time.Hour,
+				HTTPClient: &http.Client{Transport: bfftest.InProcess(map[string]http.Handler{"https://op.example.com": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					requests++
+					w.Header().Set("Content-Type", kind)
+					io.WriteString(w, body)
+				})})},
+			})
+			for range 10 {
+				if token, err := source.Token(t.Context(), nil, ""); err != nil || token != "t" {
+					t.Errorf("%s: %q, %v", kind, token.Reveal(), err)
+				}
+				time.Sleep(5 * time.Minute)
+			}
+			if requests != 1 {
+				t.Errorf("%s: %d token requests in 50 minutes, want 1", kind, requests)
+			}
+		})
+	}
+}
