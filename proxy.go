@@ -286,13 +286,22 @@ func (t *target) dropsParam(pair string) bool {
 	if plain, err := url.QueryUnescape(name); err == nil {
 		name = plain
 	}
-	// Some frameworks read Access_Token for access_token, and PHP access.token.
+	// Some frameworks read Access_Token for access_token, PHP access.token, and
+	// Rack and Express access_token[] and [access_token].
 	name, _, _ = strings.Cut(strings.TrimLeft(name, " "), "\x00")
-	name = phpNames.Replace(name)
-	if t.Needs != None && strings.EqualFold(name, "access_token") { // check:query-token
+	inner := strings.TrimLeft(name, " []")
+	if i := strings.IndexAny(inner, "[]"); i >= 0 {
+		inner = inner[:i]
+	}
+	name, inner = phpNames.Replace(name), phpNames.Replace(inner)
+	is := func(drop string) bool {
+		drop = phpNames.Replace(drop)
+		return strings.EqualFold(name, drop) || strings.EqualFold(inner, drop)
+	}
+	if t.Needs != None && is("access_token") { // check:query-token
 		return true
 	}
-	if slices.ContainsFunc(t.DropQuery, func(drop string) bool { return strings.EqualFold(phpNames.Replace(drop), name) }) { // check:drop-query
+	if slices.ContainsFunc(t.DropQuery, is) { // check:drop-query
 		return true
 	}
 	return false

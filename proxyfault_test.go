@@ -568,6 +568,38 @@ func TestEarlyAnswerBeforeReset(t *testing.T) {
 	}
 }
 
+// A cut connection is one that its other end has reset, of which the system
+// told who wrote: to who reads, it ends as if all had been said.
+type cut struct{ net.Conn }
+
+func (cut) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// What a reset cut off is not taken for the whole.
+func TestReadAfterReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		conn := bff.NewUpstreamConn(cut{near})
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := conn.Write([]byte("x"))
+			wrote <- err
+		}()
+		go func() {
+			io.WriteString(far, "half")
+			far.Close()
+		}()
+		synctest.Wait()
+		all, err := io.ReadAll(conn)
+		if string(all) != "half" || err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("read %q, %v", all, err)
+		}
+		if err := <-wrote; err == nil {
+			t.Error("Write did not fail")
+		}
+		conn.Close()
+	})
+}
+
 // A muted connection is one whose other end has gone without a word: what is
 // written is lost.
 type muted struct {
@@ -662,6 +694,28 @@ func TestCloseOfAStuckTLSConnection(t *testing.T) {
 			t.Errorf("Close took %v", took)
 		}
 		far.Close()
+	})
+}
+
+// Nor does one that was reset while nobody reads from it.
+func TestCloseOfAResetTLSConnection(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
+		shaken := make(chan error, 1)
+		go func() { shaken <- server.Handshake() }()
+		conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+		if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		far.Close()
+		began := time.Now()
+		conn.Close()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("Close took %v", took)
+		}
 	})
 }
 

@@ -315,6 +315,8 @@ func rawRows() []rawRow {
 	get("dropped-parameter-in-capitals", "issue 5", "/ws/x?Access_Token=t", passed, sent("GET /ws/x", ""))
 	get("dropped-parameter-by-row", "issue 5", "/ws/x?Api-key=t&x=2&api%2Dkey", passed, sent("GET /ws/x?x=2", ""))
 	get("dropped-parameter-to-php", "issue 5", "/ws/x?access.token=t&access+token=t&%20access_token=t&access%5Btoken=t&access_token%00x=t&x=2", passed, sent("GET /ws/x?x=2", ""))
+	get("dropped-parameter-in-brackets", "issue 5", "/ws/x?access_token[]=t&access%5Ftoken%5B0%5D=t&[access_token]=t&access_token]=t&%5b%5daccess.token[a][b]=t&Api-Key[]=t&x[access_token]=1&x=2", passed,
+		sent("GET /ws/x?x[access_token]=1&x=2", ""))
 	get("token-in-the-query", "RFC 6750 2", "/api/x?a=1&access_token=t&api-key=2", passed, sent("GET /v1/x?a=1&api-key=2", ""))
 	add("token-in-the-query-of-nobody", "RFC 6750 2", bare("GET /open/x?ACCESS_TOKEN=t", "", host), passed, sent("GET /open/x", "", "-Authorization"))
 	add("token-in-the-query-of-a-public-row", "issue 5", bare("GET /public/x?access_token=t", "", host), passed, sent("GET /pub/x?access_token=t", "", "-Authorization"))

@@ -13,6 +13,7 @@ import (
 	"net/textproto"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -63,8 +64,9 @@ const answerGrace = time.Second
 // sooner than reading, as far as answerGrace goes.
 type upstreamConn struct {
 	net.Conn
-	once sync.Once
-	over chan struct{} // closed when reading has failed, or the connection is closed
+	reset atomic.Bool // writing has failed
+	once  sync.Once
+	over  chan struct{} // closed when reading has failed, or the connection is closed
 }
 
 func newUpstreamConn(c net.Conn) *upstreamConn {
@@ -73,8 +75,17 @@ func newUpstreamConn(c net.Conn) *upstreamConn {
 
 func (c *upstreamConn) end() { c.once.Do(func() { close(c.over) }) }
 
+// errCutOff is no io.EOF, nor io.ErrUnexpectedEOF, which tls.Conn takes for one
+// between records.
+var errCutOff = errors.New("connection reset by peer")
+
+// Read fails after a reset, which the system tells once: where Write has heard
+// of it, all that would be left is an end as if the other side had said all.
 func (c *upstreamConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if err == io.EOF && c.reset.Load() {
+		err = &net.OpError{Op: "read", Net: "tcp", Err: errCutOff}
+	}
 	if err != nil {
 		c.end()
 	}
@@ -82,11 +93,12 @@ func (c *upstreamConn) Read(p []byte) (int, error) {
 }
 
 // Write fails with the reading side: at once where nothing has come, since
-// nothing more can. HTTP/2 reads and writes in one goroutine, and so does a
-// tls.Conn that is being closed: hence the bound.
+// nothing more can. HTTP/2 reads and writes in one goroutine, and so does a TLS
+// handshake: hence the bound.
 func (c *upstreamConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.reset.Store(true)
 		select {
 		case <-c.over:
 		case <-time.After(answerGrace):
@@ -100,8 +112,10 @@ const lastWord = 100 * time.Millisecond
 
 // SetWriteDeadline is called by a tls.Conn alone, which closes: it would wait 5
 // seconds for room for its alert, and whoever closes it, with locks held, with
-// it. Where there is room, none of that is needed.
+// it. Where there is room, none of that is needed. Nor does an alert that fails
+// wait for an answer to be read.
 func (c *upstreamConn) SetWriteDeadline(t time.Time) error {
+	c.end()
 	if soon := time.Now().Add(lastWord); t.After(soon) {
 		t = soon
 	}
