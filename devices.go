@@ -20,7 +20,7 @@ type deviceJSON struct {
 
 // own admits a request to one of our routes about its user's sessions. Its
 // session is not extended by it, and not taken from the cache. None of them needs
-// a token, and to sign out elsewhere can't wait for the issuer to be back.
+// a token, and to sign out elsewhere can't fail because the issuer does.
 func (b *BFF) own(w http.ResponseWriter, r *http.Request) (*Session, bool) {
 	s, problem := b.admit(w, r, &route{passive: true, fresh: true, tokenless: true}, proofRule{}, true)
 	if problem != nil {

@@ -32,3 +32,6 @@ func (b *BFF) FillStreams() {
 func NewUpstreamConn(c net.Conn) net.Conn { return newUpstreamConn(c) }
 
 func NewTransport() *http.Transport { return newTransport() }
+
+// OpenStream opens a stream for nobody, which Drain ends by a call of end.
+func (b *BFF) OpenStream(end func()) { b.openStream(nil, func(streamState) { end() }) }

@@ -125,7 +125,20 @@ func TestOwnSessionsWithIssuerDown(t *testing.T) {
 		if r := laptop.Fetch("POST", "/auth/sessions/end-others", nil, nil); r.Status != 200 || signedIn(t, phone) {
 			t.Errorf("end-others = %v; the phone is signed in: %v", r, signedIn(t, phone))
 		}
+		// Refusals that don't name the grant end nothing (D17).
 		a.iss.Down(false)
+		heal := a.iss.Break("token", bfftest.Fault{Status: 400, BeforeProcessing: true})
+		for range 4 {
+			time.Sleep(time.Minute)
+			laptop.Fetch("GET", "/api/x", nil, nil)
+		}
+		if r := laptop.Fetch("GET", "/api/x", nil, nil); r.Reason() != "refresh_rejected" {
+			t.Fatalf("the API: %v, want refresh_rejected", r)
+		}
+		if list := devices(t, laptop); len(list) != 1 {
+			t.Errorf("%d sessions are listed, want 1", len(list))
+		}
+		heal()
 		a.iss.Revoke("alice")
 		time.Sleep(time.Minute)
 		if r := laptop.Fetch("GET", "/auth/sessions", nil, nil); r.Reason() != "refresh_rejected" {

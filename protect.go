@@ -23,7 +23,7 @@ type route struct {
 	navigation bool
 	passive    bool
 	fresh      bool // the cache may not answer
-	tokenless  bool // an issuer that can't be reached doesn't matter
+	tokenless  bool // as long as the session lives, its access token doesn't matter
 	maxAuthAge *time.Duration
 	acr        []string // any of them; nil: any at all
 	err        error    // of options that exclude each other
@@ -162,7 +162,7 @@ func (b *BFF) admit(w http.ResponseWriter, r *http.Request, rt *route, rule proo
 			}
 			now = time.Now()
 		}
-		if problem := b.keepFresh(r.Context(), s, now); problem != nil && !(rt.tokenless && problem.Reason == IssuerUnavailable) {
+		if problem := b.keepFresh(r.Context(), s, now); problem != nil && (!rt.tokenless || problem.Err == ErrNoSession) {
 			return b.anonymous(r, rt, problem)
 		}
 	}

@@ -52,7 +52,8 @@ type watched struct {
 type stream struct {
 	key string // not the session: what was decoded of it need not stay in memory
 	// tell is called when the session has changed, with what is known of it,
-	// and last when the stream is to end, with why. It returns at once.
+	// and last when the stream is to end, with why. It takes a tenth of a second
+	// at most.
 	tell func(streamState)
 
 	mu   sync.Mutex
@@ -282,9 +283,17 @@ func (b *BFF) check(ctx context.Context, w *watched) {
 		tell = append(tell, x)
 	}
 	st.mu.Unlock()
-	for _, x := range tell {
-		x.say(state)
+	sayAll(tell, state)
+}
+
+// sayAll tells all of xs at the same time: the end of a socket whose upstream
+// takes nothing takes a moment.
+func sayAll(xs []*stream, state streamState) {
+	var wg sync.WaitGroup
+	for _, x := range xs {
+		wg.Go(func() { x.say(state) })
 	}
+	wg.Wait()
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -295,9 +304,9 @@ func minTime(a, b time.Time) time.Time {
 }
 
 // Drain ends the streams that last (WebSockets, events), whether they are for a
-// session or for nobody, and lets no new one begin, so that [http.Server.Shutdown] need not wait for
-// them: browsers come back to another replica. Give it to
-// [http.Server.RegisterOnShutdown]. Close does it, too.
+// session or for nobody, and lets no new one begin, so that
+// [http.Server.Shutdown] need not wait for them: browsers come back to another
+// replica. Give it to [http.Server.RegisterOnShutdown]. Close does it, too.
 func (b *BFF) Drain() {
 	st := &b.streams
 	st.mu.Lock()
@@ -315,7 +324,5 @@ func (b *BFF) Drain() {
 	clear(st.nobodys)
 	st.open = 0
 	st.mu.Unlock()
-	for _, x := range all {
-		x.say(streamState{over: true})
-	}
+	sayAll(all, streamState{over: true})
 }

@@ -522,3 +522,20 @@ func TestStreamsEndWithTheirKey(t *testing.T) {
 		want(t, old, "ended no_session")
 	})
 }
+
+// One stream that takes a moment to end keeps no other from it.
+func TestDrainTellsAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t, setup{})
+		const n = 100
+		var met sync.WaitGroup
+		met.Add(n)
+		for range n {
+			a.auth.OpenStream(func() {
+				met.Done()
+				met.Wait() // for the others; for ever if they come one by one
+			})
+		}
+		a.auth.Drain()
+	})
+}
