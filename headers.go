@@ -137,7 +137,7 @@ var (
 		"X-Amzn-Mtls-", "X-Amzn-Oidc-", "X-Anonymous-", "X-Apigateway-", "X-Appengine-", "X-Arr-", "X-Auth", "X-Azure-", "X-Client-Cert", "X-Client-Ip", "X-Cluster-Client-",
 		"X-Consumer-", "X-Credential-", "X-Endpoint-Api-", "X-Envoy-", "X-Forwarded", "X-Goog-", "X-Group", "X-Jwt-",
 		"X-Ms-Client-Principal", "X-Ms-Token-", "X-Original-", "X-Originating-", "X-Pomerium-", "X-Proxy", "X-Real-", "X-Remote-",
-		"X-Rewrite-", "X-Ssl-", "X-Tls-", "X-True-Client-", "X-User", "X-Webauth-",
+		"X-Rewrite-", "X-Ssl-", "X-Tls-", "X-True-Client-", "X-User", "X-Vouch-", "X-Webauth-",
 	}
 )
 

@@ -333,7 +333,7 @@ func rawRows() []rawRow {
 		"Cf-Access-Authenticated-User-Email: admin", "X-Envoy-Original-Path: /admin", "Ssl-Client-Cert: x", "Client-Cert: :x:", "X-Host: evil", "X-Proxy-User: admin")
 	with("who-others-say-it-is", "X105, S421", "Remote-Groups: admin", "Remote-Email: a@b", "Remote-Name: admin", "Oidc-Claim-Sub: admin", "SM-User: admin", "iv-user: admin",
 		"Mellon-Name-Id: admin", "Shib-Identity-Provider: x", "WL-Proxy-Client-Cert: x", "Fly-Client-IP: 1.2.3.4", "X-Amzn-Mtls-Clientcert-Subject: CN=admin", "X-ARR-ClientCert: x",
-		"X-Azure-ClientIP: 1.2.3.4", "X-MS-Token-AAD-Id-Token: x", "X-AppEngine-User-Email: a@b")
+		"X-Azure-ClientIP: 1.2.3.4", "X-MS-Token-AAD-Id-Token: x", "X-AppEngine-User-Email: a@b", "X-Vouch-User: admin")
 	with("in-small-letters", "S422", "x-forwarded-user: admin", "x-uSeR-iD: admin", "remote-user: admin")
 	with("with-underscores", "S422, S471", "X_Forwarded_User: admin", "X-Forwarded_User: admin", "x-forwarded_user: admin", "X_User_Id: admin", "Authorization_: x", "Content_Length: 4", "Remote_User: admin", "HTTP_X_USER: x")
 	with("with-other-characters", "S422", "X.User.Id: admin", "X!User: admin", "X~User~Id: admin", "X'User: admin", "X|User: admin")
