@@ -161,6 +161,13 @@ func (w *world) wrote(r *replica, key string, before, after *state) {
 // ended looks at the end of a session. The world is locked.
 func (w *world) ended(r *replica, key string, n uint64, mark string) {
 	s := w.sessionAt(key)
+	if s == nil {
+		// The sign-in failed, since the store didn't say whether it created it.
+		if mark != "session_revoked" {
+			w.failLocked("replica %d ends %s, which is nobody's, as %s", r.id, key, mark)
+		}
+		return
+	}
 	s.over, s.mark = w.now(), mark
 	if mark != "refresh_rejected" {
 		if s.leaving == 0 {
