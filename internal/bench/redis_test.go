@@ -13,16 +13,22 @@ import (
 	"github.com/agglestone/bff/store/redisstore"
 )
 
-// BenchmarkProtectRedis is BenchmarkProtect on a Redis server, with the cache
-// and without, beside a handler that asks the same server for as many bytes.
-func BenchmarkProtectRedis(b *testing.B) {
-	const sessions = 1000
+func startRedis(b *testing.B) (*testserver.Redis, *redisstore.Store) {
+	b.Helper()
 	server := testserver.StartRedis(b, testserver.RedisServer)
 	store, err := redisstore.Open(b.Context(), "redis://"+server.Addr, redisstore.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { store.Close() })
+	return server, store
+}
+
+// BenchmarkProtectRedis is BenchmarkProtect on a Redis server, with the cache
+// and without, beside a handler that asks the same server for as many bytes.
+func BenchmarkProtectRedis(b *testing.B) {
+	const sessions = 1000
+	server, store := startRedis(b)
 	t := signedIn(b, 1<<10)
 	cookies := t.fill(b, store, sessions)
 
@@ -56,4 +62,21 @@ func BenchmarkProtectRedis(b *testing.B) {
 		}
 		serve(b, h, cookies, http.StatusNoContent)
 	})
+}
+
+// BenchmarkEndSessionsRedis ends the 10,000 sessions of one subject that are on
+// a Redis server.
+func BenchmarkEndSessionsRedis(b *testing.B) {
+	t := signedIn(b, 1<<10)
+	tags := func() []string { return []string{t.tag, "t" + random()} }
+	for b.Loop() {
+		b.StopTimer()
+		_, store := startRedis(b)
+		t.fillUnder(b, store, crowded, tags)
+		auth := newBFF(b, t.iss, store)
+		b.StartTimer()
+		if n, err := auth.EndSessionsOf(context.Background(), t.subject); n != crowded || err != nil {
+			b.Fatalf("EndSessionsOf = %d, %v", n, err)
+		}
+	}
 }
