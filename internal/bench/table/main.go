@@ -2,7 +2,7 @@
 // prints the table of README.md: each figure beside its baseline's of the same
 // passes.
 //
-//	go run ./internal/bench/table [-passes 5] [-write README.md]
+//	go run ./internal/bench/table [-passes 3] [-write README.md]
 //
 // A pass runs every benchmark once, so that the passes of each are minutes
 // apart. A ratio is the median of the passes' ratios, with the lowest and the
@@ -27,7 +27,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	count := flag.Int("passes", 5, "how often each benchmark is run")
+	count := flag.Int("passes", 3, "how often each benchmark is run")
 	write := flag.String("write", "", "file whose table is replaced")
 	flag.Parse()
 
