@@ -13,5 +13,5 @@
 // The issuer is package bfftest's, in the process. From the root of the
 // repository, this makes the table of the README:
 //
-//	go run ./internal/bench/table [-passes 5] [-write README.md]
+//	go run ./internal/bench/table [-passes 3] [-write README.md]
 package bench
