@@ -19,10 +19,6 @@ BENCHTIME   ?= 1s
 TESTTIMEOUT ?= 10m
 RUN         ?=
 
-# Many tests wait for a server that they killed, so one package more than there
-# are processors keeps those busy.
-PACKAGES    ?= $(shell echo $$(($$(nproc) + 1)))
-
 E2E      := internal/e2e
 ISSUER   := $(E2E)/issuer
 SHOTS    := $(E2E)/screenshots
@@ -104,7 +100,7 @@ vuln:
 test-unit: $(INSTALLED) ## go test -race of every package but the browser tests
 	@echo "== go test -race, all modules"
 	$(UNIT)
-	go test -race -p $(PACKAGES) -timeout $(TESTTIMEOUT) $(if $(RUN),-run '$(RUN)') $$packages
+	go test -race -timeout $(TESTTIMEOUT) $(if $(RUN),-run '$(RUN)') $$packages
 
 # The simulator and the races of ends look for rare sequences: here, without the
 # race detector, they have all their seeds and rounds.
