@@ -494,6 +494,22 @@ func (c *Cluster) MoveSlot(key string) {
 	for _, r := range append([]*Redis{to, from}, c.Masters...) {
 		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
 	}
+	// A node that hasn't heard of the last move's epoch takes the same for its
+	// own claim, and then a slot can have two owners for a moment.
+	Eventually(c.t, "the same epoch everywhere", func() error {
+		var first string
+		for i, r := range c.Masters {
+			_, rest, _ := strings.Cut(r.Must("CLUSTER", "INFO").(string), "cluster_current_epoch:")
+			epoch, _, _ := strings.Cut(rest, "\r\n")
+			if i == 0 {
+				first = epoch
+			}
+			if epoch == "" || epoch != first {
+				return fmt.Errorf("%s is at epoch %q, %s at %q", c.Masters[0].Addr, first, r.Addr, epoch)
+			}
+		}
+		return nil
+	})
 }
 
 // Addrs returns the addresses of the masters.
