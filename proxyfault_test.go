@@ -674,49 +674,35 @@ func TestSilentHTTP2Connection(t *testing.T) {
 	})
 }
 
-// A TLS upstream that takes nothing more holds up nobody who closes its
-// connection.
-func TestCloseOfAStuckTLSConnection(t *testing.T) {
+// A TLS upstream that takes nothing more, or that has reset the connection while
+// nobody read from it, holds up nobody who closes that.
+func TestCloseOfADeadTLSConnection(t *testing.T) {
 	srv := httptest.NewTLSServer(nil)
 	defer srv.Close()
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
-		shaken := make(chan error, 1)
-		go func() { shaken <- server.Handshake() }()
-		conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
-		if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		conn.Close()
-		if took := time.Since(began); took > 100*time.Millisecond {
-			t.Errorf("Close took %v", took)
-		}
-		far.Close()
-	})
-}
-
-// Nor does one that was reset while nobody reads from it.
-func TestCloseOfAResetTLSConnection(t *testing.T) {
-	srv := httptest.NewTLSServer(nil)
-	defer srv.Close()
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
-		shaken := make(chan error, 1)
-		go func() { shaken <- server.Handshake() }()
-		conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
-		if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
-			t.Fatal(err)
-		}
-		far.Close()
-		began := time.Now()
-		conn.Close()
-		if took := time.Since(began); took > 100*time.Millisecond {
-			t.Errorf("Close took %v", took)
-		}
-	})
+	for name, die := range map[string]func(net.Conn){
+		"stuck": func(net.Conn) {},
+		"reset": func(far net.Conn) { far.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				defer far.Close()
+				server := tls.Server(far, &tls.Config{Certificates: srv.TLS.Certificates})
+				shaken := make(chan error, 1)
+				go func() { shaken <- server.Handshake() }()
+				conn := tls.Client(bff.NewUpstreamConn(near), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+				if err := errors.Join(conn.Handshake(), <-shaken); err != nil {
+					t.Fatal(err)
+				}
+				die(far)
+				began := time.Now()
+				conn.Close()
+				if took := time.Since(began); took > 100*time.Millisecond {
+					t.Errorf("Close took %v", took)
+				}
+			})
+		})
+	}
 }
 
 // The time-outs, by the clock of a bubble: how long each is, from when it

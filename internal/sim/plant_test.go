@@ -18,9 +18,6 @@ import (
 // found, is found within the standard seeds. What it says of the unchanged code
 // is worth that much.
 func TestPlantedBugs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("some bugs need more seeds than a short run has")
-	}
 	dir := t.TempDir()
 	overlay, err := plant.Build("../..", dir, plant.Bugs)
 	if err != nil {
